@@ -1,0 +1,3 @@
+"""PartyMQ: consumer groups for RabbitMQ."""
+
+__version__ = "0.1.0"
