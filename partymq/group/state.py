@@ -1,0 +1,137 @@
+"""The state of a group that is saved in the broker, and the life of a member as a table.
+
+A member's life (`TRANSITIONS`):
+
+    bind ─► pending ─ready─► ready ─unbind─► leaving ─┐
+                              │ ▲ └─expire─► lost ────┤ its partitions are
+                        bind  ▼ │ ready               │ handed over, then
+                            rebinding      set_aside ─┘ it is forgotten
+
+`rebinding` is a member whose pod restarted under the same name: it keeps its partitions, gets nothing until
+it is ready again. `set_aside` is one that cannot receive now (queue missing, no consumer): its partitions go
+to others, it becomes ready again when the cause is gone.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class MemberState(StrEnum):
+    """Where a member is in its life."""
+
+    PENDING = "pending"
+    READY = "ready"
+    REBINDING = "rebinding"
+    SET_ASIDE = "set_aside"
+    LEAVING = "leaving"
+    LOST = "lost"
+
+
+class Step(StrEnum):
+    """What can happen to a member."""
+
+    BIND = "bind"
+    READY = "ready"
+    UNBIND = "unbind"
+    EXPIRE = "expire"
+    SET_ASIDE = "set_aside"
+    RECOVER = "recover"
+
+
+_S, _T = MemberState, Step
+
+TRANSITIONS: dict[tuple[MemberState, Step], MemberState] = {
+    (_S.PENDING, _T.READY): _S.READY,
+    (_S.PENDING, _T.UNBIND): _S.LEAVING,
+    (_S.PENDING, _T.EXPIRE): _S.LOST,
+    (_S.READY, _T.BIND): _S.REBINDING,
+    (_S.READY, _T.UNBIND): _S.LEAVING,
+    (_S.READY, _T.EXPIRE): _S.LOST,
+    (_S.READY, _T.SET_ASIDE): _S.SET_ASIDE,
+    (_S.REBINDING, _T.READY): _S.READY,
+    (_S.REBINDING, _T.UNBIND): _S.LEAVING,
+    (_S.REBINDING, _T.EXPIRE): _S.LOST,
+    (_S.SET_ASIDE, _T.RECOVER): _S.READY,
+    (_S.SET_ASIDE, _T.BIND): _S.REBINDING,
+    (_S.SET_ASIDE, _T.UNBIND): _S.LEAVING,
+    (_S.SET_ASIDE, _T.EXPIRE): _S.LOST,
+    (_S.LEAVING, _T.BIND): _S.REBINDING,
+    (_S.LEAVING, _T.UNBIND): _S.LEAVING,
+    (_S.LOST, _T.BIND): _S.REBINDING,
+    (_S.LOST, _T.UNBIND): _S.LEAVING,
+}
+"""A pair that is not in the table is not allowed, and leaves the member as it was."""
+
+GONE = frozenset({MemberState.LEAVING, MemberState.LOST})
+"""States of members that are forgotten as soon as they own nothing."""
+
+
+class SetAside(StrEnum):
+    """Why a member was set aside."""
+
+    NONE = ""
+    RETURNED = "its queue is missing or not bound to the exchange"
+    REJECTED = "its queue refused a message"
+    NO_CONSUMER = "its queue has no consumer"
+
+
+class Member(msgspec.Struct, omit_defaults=True):
+    """One consumer process, named by its hostname."""
+
+    hostname: str
+    state: MemberState
+    since: float
+    """Wall-clock seconds (Unix) at which it entered the state."""
+    incarnation: int = 1
+    queue: str | None = None
+    """Its queue's name, where it is known."""
+    reason: SetAside = SetAside.NONE
+    bind_request: str = ""
+    ready_request: str = ""
+
+
+class Partition(msgspec.Struct, omit_defaults=True):
+    """Who owns a partition, and since which generation (the fencing token)."""
+
+    owner: str | None = None
+    fencing_token: int = 0
+
+
+class Leftover(msgspec.Struct):
+    """What a member left in its queue; it is fetched back ahead of everything newer of these partitions."""
+
+    number: int
+    hostname: str
+    queue: str
+    partitions: list[int]
+
+
+class GroupState(msgspec.Struct):
+    """All that a new coordinator has to know."""
+
+    partitions: list[Partition]
+    members: dict[str, Member] = msgspec.field(default_factory=dict)
+    leftovers: list[Leftover] = msgspec.field(default_factory=list)
+    """In the order in which they arose. They are fetched newest first: where two hold messages of one
+    partition, the newer one was being filled from the older one and so holds the older messages."""
+    generation: int = 0
+
+    @classmethod
+    def new(cls, partitions: int) -> "GroupState":
+        """The state of a group that never had a member."""
+        return cls(partitions=[Partition() for _ in range(partitions)])
+
+    def owned_by(self, hostname: str) -> list[int]:
+        """Numbers of the partitions that the member owns."""
+        return [number for number, partition in enumerate(self.partitions) if partition.owner == hostname]
+
+
+def encode_state(state: GroupState) -> bytes:
+    """The state as JSON."""
+    return msgspec.json.encode(state)
+
+
+def decode_state(payload: bytes) -> GroupState:
+    """Inverse of `encode_state`. Raises msgspec.DecodeError or msgspec.ValidationError."""
+    return msgspec.json.decode(payload, type=GroupState)
