@@ -1,0 +1,46 @@
+"""Every name that PartyMQ gives to something in the broker."""
+
+from hashlib import sha256
+
+DEFAULT_GROUP = "default"
+_LONGEST_KEY = 255
+"""Bytes of an AMQP routing key at most."""
+
+
+def write_exchange(group: str) -> str:
+    """The exchange to which the router publishes. The default group's is the one existing clients know."""
+    return "partymq.ex.write" if group == DEFAULT_GROUP else f"partymq.{group}.ex.write"
+
+
+def member_key(hostname: str) -> str:
+    """The routing key of a member.
+
+    `partymq.partition-<hostname>`; where that is longer than a routing key may be (255 bytes), the hostname
+    is cut and ends in a part of its SHA-256. Clients use what `bind` answers.
+    """
+    key = f"partymq.partition-{hostname}"
+    raw = key.encode()
+    if len(raw) <= _LONGEST_KEY:
+        return key
+    tail = "~" + sha256(hostname.encode()).hexdigest()[:16]
+    return raw[: _LONGEST_KEY - len(tail)].decode(errors="ignore") + tail
+
+
+def state_queue(group: str) -> str:
+    """Holds the group's state; who is delivered it is the coordinator."""
+    return f"partymq.{group}.q.state"
+
+
+def coordinator_queue(group: str) -> str:
+    """Commands to the coordinator."""
+    return f"partymq.{group}.q.coordinator"
+
+
+def dead_letter_queue(group: str) -> str:
+    """Messages that cannot be routed, with the reason in a header."""
+    return f"partymq.{group}.q.dead-letter"
+
+
+def source_queue(group: str) -> str:
+    """The source where PartyMQ binds a queue of its own to an existing exchange."""
+    return f"partymq.{group}.q.source"
