@@ -6,7 +6,9 @@ PartyMQError
 │   ├── ConnectionLost     the connection is gone (closed, cut, timed out, refused)
 │   ├── ChannelClosed      the broker closed one channel, with its code and text
 │   ├── CallTimeout        an answer did not come in time
-│   └── ProtocolError      bytes that are not AMQP 0-9-1, or not allowed here
+│   ├── ProtocolError      bytes that are not AMQP 0-9-1, or not allowed here
+│   └── NodeError          a private node could not be started, stopped or asked
+│       └── BrokerNotInstalled   there is no rabbitmq-server on this machine
 └── GroupError             a call that the group's state does not allow
     ├── AlreadyPending     bind while the hostname's bind waits for ready
     ├── NotBound           ready without bind
@@ -14,6 +16,7 @@ PartyMQError
     ├── UnknownMember      no member of that name (any more)
     ├── InvalidHostname    not a usable member name
     ├── UnknownGroup       no group of that name
+    ├── GroupFull          no room for another member
     └── NoCoordinator      nobody answered in time; try again
 """
 
@@ -56,6 +59,14 @@ class ProtocolError(BrokerError):
     """The peer sent bytes that are not valid AMQP 0-9-1, or not allowed at this point."""
 
 
+class NodeError(BrokerError):
+    """A private RabbitMQ node could not be started, stopped or asked."""
+
+
+class BrokerNotInstalled(NodeError):
+    """No rabbitmq-server was found on this machine."""
+
+
 class GroupError(PartyMQError):
     """A call that the state of the group does not allow."""
 
@@ -82,6 +93,10 @@ class InvalidHostname(GroupError):
 
 class UnknownGroup(GroupError):
     """No group of that name is configured."""
+
+
+class GroupFull(GroupError):
+    """The group has as many members as it can have."""
 
 
 class NoCoordinator(GroupError):

@@ -1,0 +1,394 @@
+"""`PrivateNode`: start, kill, restart, ask and end a RabbitMQ node of one's own."""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from partymq.broker import guard, probe
+from partymq.broker.install import Installation, find_installation
+from partymq.broker.ports import free_ports
+from partymq.broker.settings import NodeFiles, node_environment
+from partymq.errors import NodeError
+
+DEFAULT_PLUGINS = ("rabbitmq_management",)
+
+_START_SECONDS = 120.0
+_STOP_SECONDS = 20.0
+_PORT_TRIES = 3
+_LOG_LINES = 25
+
+
+class PrivateNode:
+    """A RabbitMQ node that is ours alone: own data, ports, cookie and epmd, on the loopback address only.
+
+    Between `start()` and `close()` it is a child of this process and ends with it, even if this process is
+    killed. Use it as a context manager, sync or async; one thread at a time may call the methods that start
+    and end it.
+
+    Attributes:
+        data_dir: everything of the node: database, logs, configuration, cookie.
+        port, management_port, dist_port, epmd_port: kept over restarts. `management_port` is there, but
+            closed, when the plugin is not enabled.
+        name: of the Erlang node, unique.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        plugins: tuple[str, ...] = DEFAULT_PLUGINS,
+        config: Mapping[str, str] | None = None,
+        port: int | None = None,
+        management_port: int | None = None,
+        start_timeout: float = _START_SECONDS,
+    ) -> None:
+        """Nothing is started or written yet.
+
+        Args:
+            data_dir: kept after `close()`, and may come from an earlier node. None: a temporary folder that
+                `close()` removes.
+            plugins: names of the plugins to enable (those they need are enabled too).
+            config: more lines of rabbitmq.conf, as key and value; they win over ours.
+            port, management_port: None: free ones.
+            start_timeout: seconds that a start may take before it is given up.
+        """
+        self._keep_data = data_dir is not None
+        self._given_dir = None if data_dir is None else Path(data_dir).absolute()
+        self._files: NodeFiles | None = None
+        self._plugins = tuple(plugins)
+        self._config = dict(config or {})
+        self._given_ports = (port, management_port)
+        self._ports: tuple[int, int, int, int] | None = None
+        self._chooser = random.Random()
+        self._start_timeout = start_timeout
+        self._installation: Installation | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        self._given_up = threading.Event()
+        self.name = f"partymq-{secrets.token_hex(4)}@localhost"
+
+    def __repr__(self) -> str:
+        state = f"pid={self._pid} port={self.port}" if self.running else "not running"
+        return f"<PrivateNode {self.name} {state}>"
+
+    @property
+    def data_dir(self) -> Path:
+        return self._need_files().root
+
+    @property
+    def log_file(self) -> Path:
+        """The broker's own log."""
+        return self._need_files().log_file
+
+    @property
+    def port(self) -> int:
+        return self._need_ports()[0]
+
+    @property
+    def management_port(self) -> int:
+        return self._need_ports()[1]
+
+    @property
+    def dist_port(self) -> int:
+        return self._need_ports()[2]
+
+    @property
+    def epmd_port(self) -> int:
+        return self._need_ports()[3]
+
+    @property
+    def amqp_url(self) -> str:
+        """With the default user and the default vhost."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def management_url(self) -> str:
+        """With the default user's name and password, without a slash at the end."""
+        return f"http://guest:guest@127.0.0.1:{self.management_port}"
+
+    @property
+    def running(self) -> bool:
+        return self._guard is not None and self._guard.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the Erlang VM (`beam.smp`).
+
+        Raises:
+            NodeError: when the node is not running.
+        """
+        if not self.running:
+            raise NodeError(f"the node {self.name} is not running")
+        return self._pid
+
+    def start(self) -> None:
+        """Start the node and wait until it answers on its AMQP port (and the management port, when enabled).
+
+        Raises:
+            BrokerNotInstalled: with how to get it.
+            NodeError: it ended or did not answer in time; the message has the end of its log. Nothing is left
+                running.
+        """
+        if self.running:
+            raise NodeError(f"the node {self.name} runs already")
+        self._given_up.clear()
+        self._installation = find_installation()
+        tries = _PORT_TRIES if self._ports is None else 1
+        for last in reversed(range(tries)):
+            if self._ports is None:
+                self._choose_ports()
+            try:
+                self._start_once()
+            except NodeError:
+                self.kill()
+                if not last or not self._port_was_taken():
+                    raise
+                self._ports = None
+            except BaseException:
+                self.kill()
+                raise
+            else:
+                return
+
+    def stop(self, timeout: float = _STOP_SECONDS) -> None:
+        """End the node in an orderly way; what has not ended in `timeout` seconds is killed. The data stays.
+
+        Does nothing when it is not running.
+        """
+        if self._guard is None:
+            return
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._guard.wait(timeout)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the node at once, as a crash would (SIGKILL); returns when it is gone. The data stays."""
+        process = self._guard
+        if process is None:
+            return
+        if process.poll() is None and self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(OSError):
+            process.stdin.write(guard.GOODBYE)
+            process.stdin.flush()
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(guard.CLEANUP_SECONDS + 5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+        self._guard = None
+        self._pid = 0
+
+    def restart(self) -> None:
+        """`stop()` (unless it is down already) and `start()` on the same data and ports."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """End the node for good. Temporary data goes with it; a given folder is left in order (`stop()`)."""
+        if self._keep_data:
+            self.stop()
+        else:
+            self.kill()
+            if self._files is not None:
+                shutil.rmtree(self._files.root, ignore_errors=True)
+                self._files = None
+
+    def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
+        """What `rabbitmqctl ARGUMENTS` printed for this node.
+
+        It starts an Erlang VM (0.5–2 s). Blocks.
+
+        Raises:
+            NodeError: it failed (with its words) or took more than `timeout` seconds.
+        """
+        installation = self._installation or find_installation()
+        command = [str(installation.ctl), "--quiet", "--node", self.name, *arguments]
+        said = f"rabbitmqctl {' '.join(arguments)}"
+        try:
+            done = subprocess.run(
+                command,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise NodeError(f"{said}: no end after {timeout:g} s") from None
+        if done.returncode:
+            words = (done.stderr or done.stdout).decode(errors="replace").strip()
+            raise NodeError(f"{said}: exit status {done.returncode}: {words}")
+        return done.stdout.decode(errors="replace")
+
+    def cpu_seconds(self) -> float:
+        """CPU time, user and system, that the running Erlang VM has used since its start, in seconds.
+
+        Raises:
+            NodeError: when the node is not running.
+        """
+        return probe.cpu_seconds(self.pid)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def start_async(self) -> None:
+        """`start()` beside the event loop. Cancelled: the start is given up, and nothing is left running."""
+        await self._aside(self.start)
+
+    async def stop_async(self, timeout: float = _STOP_SECONDS) -> None:
+        await self._aside(lambda: self.stop(timeout))
+
+    async def kill_async(self) -> None:
+        await self._aside(self.kill)
+
+    async def restart_async(self) -> None:
+        await self._aside(self.restart)
+
+    async def close_async(self) -> None:
+        await self._aside(self.close)
+
+    async def ctl_async(self, *arguments: str, timeout: float = 60.0) -> str:
+        return await asyncio.to_thread(self.ctl, *arguments, timeout=timeout)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start_async()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close_async()
+
+    async def _aside(self, action: Callable[[], None]) -> None:
+        task = asyncio.create_task(asyncio.to_thread(action))
+        try:
+            # Torn otherwise: a thread can't be cancelled, and what it does to the node must not be left.
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._given_up.set()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()
+            raise
+
+    def _start_once(self) -> None:
+        assert self._installation is not None
+        if self._files is None:
+            root = self._given_dir or Path(tempfile.mkdtemp(prefix="partymq-node-"))
+            self._files = NodeFiles(root)
+        self._files.write(self._plugins, self._config, self.management_port)
+        epmd = [str(self._installation.epmd), "-port", str(self.epmd_port), "-address", "127.0.0.1"]
+        plan = {
+            "commands": [epmd, [str(self._installation.server)]],
+            "remove": None if self._keep_data else str(self._files.root),
+        }
+        with self._files.console.open("wb") as console:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__, json.dumps(plan)],
+                env=self._environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=console,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + self._start_timeout
+        self._pid = self._read_pid(deadline)
+        self._wait_for("AMQP", deadline, lambda: probe.speaks_amqp(self.port))
+        self._pid = self._files.written_pid() or self._pid
+        if "rabbitmq_management" in self._plugins:
+            self._wait_for("management", deadline, lambda: probe.management_answers(self.management_port))
+
+    def _read_pid(self, deadline: float) -> int:
+        assert self._guard is not None
+        assert self._guard.stdout is not None
+        ready, _, _ = select.select([self._guard.stdout], [], [], deadline - time.monotonic())
+        line = self._guard.stdout.readline() if ready else b""
+        if not line:
+            raise NodeError(f"the node {self.name} could not be started{self._end_of_log()}")
+        return int(json.loads(line)["pid"])
+
+    def _wait_for(self, what: str, deadline: float, answers: Callable[[], bool]) -> None:
+        assert self._guard is not None
+        while not answers():
+            if self._guard.poll() is not None:
+                raise NodeError(
+                    f"the node {self.name} ended while it started (exit status {self._guard.returncode})"
+                    f"{self._end_of_log()}"
+                )
+            if time.monotonic() >= deadline:
+                raise NodeError(
+                    f"the node {self.name} did not answer on its {what} port within "
+                    f"{self._start_timeout:g} s{self._end_of_log()}"
+                )
+            if self._given_up.wait(0.05):
+                raise NodeError(f"the start of the node {self.name} was given up")
+
+    def _choose_ports(self) -> None:
+        port, management_port = self._given_ports
+        first, second, dist_port, epmd_port = free_ports(4, self._chooser)
+        self._ports = (port or first, management_port or second, dist_port, epmd_port)
+
+    def _port_was_taken(self) -> bool:
+        return "eaddrinuse" in self._end_of_log()
+
+    def _end_of_log(self) -> str:
+        lines: list[str] = []
+        if self._files is not None:
+            for path in (self._files.log_file, self._files.console):
+                with contextlib.suppress(OSError):
+                    text = path.read_text(errors="replace")
+                    lines = [line for line in text.splitlines() if line.strip()][-_LOG_LINES:] + lines
+        return "; the end of its log:\n" + "\n".join(lines) if lines else ""
+
+    def _environment(self) -> dict[str, str]:
+        return node_environment(
+            self._need_files(), self.name, port=self.port, dist_port=self.dist_port, epmd_port=self.epmd_port
+        )
+
+    def _need_files(self) -> NodeFiles:
+        if self._files is None:
+            raise NodeError(f"the node {self.name} has not been started")
+        return self._files
+
+    def _need_ports(self) -> tuple[int, int, int, int]:
+        if self._ports is None:
+            raise NodeError(f"the node {self.name} has not been started: it has no ports yet")
+        return self._ports
