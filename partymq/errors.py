@@ -4,8 +4,11 @@ PartyMQError
 ├── ConfigError            a setting is wrong; names the setting, the value, what is allowed
 ├── BrokerError            something between us and RabbitMQ
 │   ├── ConnectionLost     the connection is gone (closed, cut, timed out, refused)
+│   │   └── LoginRefused   the broker is there but does not let us in: credentials, virtual host
 │   ├── ChannelClosed      the broker closed one channel, with its code and text
 │   ├── CallTimeout        an answer did not come in time
+│   ├── Unroutable         a published message came back: no queue is bound for it
+│   ├── Nacked             the broker did not take over a published message
 │   ├── ProtocolError      bytes that are not AMQP 0-9-1, or not allowed here
 │   └── NodeError          a private node could not be started, stopped or asked
 │       └── BrokerNotInstalled   there is no rabbitmq-server on this machine
@@ -37,8 +40,12 @@ class ConnectionLost(BrokerError):
     """The connection to the broker is gone; everything unsettled on it will be redelivered."""
 
 
+class LoginRefused(ConnectionLost):
+    """The broker answers but does not let us in; it will not until a setting here or there is changed."""
+
+
 class ChannelClosed(BrokerError):
-    """The broker closed a channel.
+    """A channel is closed: by the broker, or by ourselves (then the code is 200).
 
     Attributes:
         code: AMQP reply code, e.g. 404 (not found), 403 (access refused), 405 (resource locked), 406.
@@ -46,13 +53,34 @@ class ChannelClosed(BrokerError):
     """
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"the broker closed the channel: {code} {text}")
+        by = "the broker closed the channel" if code != 200 else "the channel is closed"
+        super().__init__(f"{by}: {code} {text}")
         self.code = code
         self.text = text
 
 
 class CallTimeout(BrokerError):
     """An answer of the broker did not come in time."""
+
+
+class Unroutable(BrokerError):
+    """A message published as mandatory came back, because no queue is bound for it.
+
+    Attributes:
+        code: AMQP reply code, 312 (no route) as a rule.
+        text: the broker's own words.
+    """
+
+    def __init__(self, code: int, text: str, exchange: str, routing_key: str) -> None:
+        super().__init__(
+            f"the message to exchange {exchange!r}, key {routing_key!r} came back: {code} {text}"
+        )
+        self.code = code
+        self.text = text
+
+
+class Nacked(BrokerError):
+    """The broker did not take over a message: nobody has it but the caller."""
 
 
 class ProtocolError(BrokerError):
