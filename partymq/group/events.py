@@ -5,68 +5,50 @@ or done to a routing table before the state that says so is safe in the broker.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from partymq.group.state import SetAside
-
-
-class Status(StrEnum):
-    """Outcome of a member's call."""
-
-    OK = "ok"
-    ALREADY_PENDING = "already_pending"
-    NOT_BOUND = "not_bound"
-    ALREADY_READY = "already_ready"
-    UNKNOWN_MEMBER = "unknown_member"
-    RETRY = "retry"
+from partymq.group.wire import MemberCall, Status
 
 
 @dataclass(frozen=True, slots=True)
-class Bind:
-    """A member announces itself."""
+class Called:
+    """A member calls."""
 
-    hostname: str
     request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A bound member can receive from now on."""
-
-    hostname: str
-    request_id: str
-    queue: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Unbind:
-    """A member leaves."""
-
-    hostname: str
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """A member is alive."""
-
-    hostname: str
-    request_id: str
+    call: MemberCall
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed."""
+    """Time has passed. Comes several times a second; a long gap between two means that we were held up."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldUp:
+    """Heartbeats could not reach us until now: nobody is to be held for dead because of that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What the broker says about a member's queue. None: not known."""
+    """What the broker says about a member's queue. None: not known.
+
+    `incarnation` is the member's when the question was asked; the answer about an earlier one is void.
+    """
 
     hostname: str
+    incarnation: int
     exists: bool
     consumers: int | None = None
     bound: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """The name of a member's queue became known by its binding."""
+
+    hostname: str
+    incarnation: int
+    queue: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +60,24 @@ class Unroutable:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldExhausted:
+    """The router can hold no more of what is meant for these members, and others would starve."""
+
+    hostnames: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """A hand-over may be completed: the old owner is proven to have finished what it has.
 
     `leftover` names the queue that still holds messages and has no consumer any more: they are to be
-    fetched back. Only a `Reclaim` can end like that.
+    fetched back; only a `Reclaim` can end like that. `partitions` says for which the proof holds where it
+    does not hold for all that the member owns.
     """
 
     handover: int
     leftover: str | None = None
+    partitions: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +94,7 @@ class Fetched:
     leftover: int
 
 
-Event = Bind | Ready | Unbind | Heartbeat | Tick | Observed | Unroutable | Released | PutOff | Fetched
+Event = Called | Tick | HeldUp | Observed | Learned | Unroutable | HoldExhausted | Released | PutOff | Fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +125,13 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveWay:
+    """Send a paused member what is held for it now; it stays paused."""
+
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True)
 class Assign:
     """Route partitions to their owners from now on, with what is held for them.
 
@@ -153,7 +151,11 @@ class Unlock:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Prove that a paused, living member has finished all it has. Ends in `Released` or `PutOff`."""
+    """Prove that a living member has finished all it has. Ends in `Released` or `PutOff`.
+
+    A member whose queue is known is paused. Where it is not known (`queue` None) nothing can be asked of
+    the broker: those of `partitions` that had no message for long enough are released, one by one.
+    """
 
     handover: int
     hostname: str
@@ -163,10 +165,8 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Reclaim:
-    """Wait until a paused member that left, died or cannot receive has finished, or its queue has no consumer.
-
-    Ends in `Released`.
-    """
+    """Wait until a paused member that left, died or cannot receive has finished, or its queue has no
+    consumer. Ends in `Released`."""
 
     handover: int
     hostname: str
@@ -183,11 +183,18 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Fetch a leftover back, in order, to the owners. Replaces one under way. Ends in `Fetched`."""
+    """Fetch a leftover back, in order, to the owners. Ends in `Fetched`. One at a time is under way."""
 
     leftover: int
     queue: str
     hostname: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelFetch:
+    """Give up fetching: what has not been routed and confirmed goes back to its queue, in order."""
+
+    leftover: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +219,14 @@ Effect = (
     | Answer
     | Pause
     | Resume
+    | GiveWay
     | Assign
     | Unlock
     | Drain
     | Reclaim
     | Cancel
     | Fetch
+    | CancelFetch
     | Forget
     | Start
     | Stop

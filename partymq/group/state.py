@@ -53,6 +53,7 @@ TRANSITIONS: dict[tuple[MemberState, Step], MemberState] = {
     (_S.REBINDING, _T.UNBIND): _S.LEAVING,
     (_S.REBINDING, _T.EXPIRE): _S.LOST,
     (_S.SET_ASIDE, _T.RECOVER): _S.READY,
+    (_S.SET_ASIDE, _T.READY): _S.READY,
     (_S.SET_ASIDE, _T.BIND): _S.REBINDING,
     (_S.SET_ASIDE, _T.UNBIND): _S.LEAVING,
     (_S.SET_ASIDE, _T.EXPIRE): _S.LOST,
@@ -86,6 +87,8 @@ class Member(msgspec.Struct, omit_defaults=True):
     incarnation: int = 1
     queue: str | None = None
     """Its queue's name, where it is known."""
+    old_queue: str | None = None
+    """The queue of its earlier incarnation, which has not been proven empty yet."""
     reason: SetAside = SetAside.NONE
     bind_request: str = ""
     ready_request: str = ""

@@ -18,6 +18,7 @@ class Status(StrEnum):
     NOT_BOUND = "not_bound"
     ALREADY_READY = "already_ready"
     UNKNOWN_MEMBER = "unknown_member"
+    GROUP_FULL = "group_full"
 
 
 class Bind(msgspec.Struct, frozen=True, tag="bind"):

@@ -1,0 +1,247 @@
+"""Who is a member, and in which state of its life: calls, heartbeats, what the broker says of its queue.
+
+It changes `GroupState.members` and nothing else; what follows for the partitions is the coordinator's.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from partymq.group.events import Learned, Observed
+from partymq.group.state import GONE, TRANSITIONS, GroupState, Member, MemberState, SetAside, Step
+from partymq.group.wire import Bind, Heartbeat, MemberCall, Ready, Status, Unbind
+
+MOST_MEMBERS: Final = 2000
+"""Members of one group, of all states. Keeps the state message small."""
+RETRY_MOST: Final = 60.0
+"""Seconds between two tries of the same thing at most."""
+_LONG_GAP: Final = 3.0
+"""Seconds between two ticks after which the process is taken to have been stopped meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When patience ends; all in seconds."""
+
+    expires_after: float = 120.0
+    """Without a heartbeat, a member is lost."""
+    pending_expires_after: float = 120.0
+    """A bound member that does not get ready is forgotten."""
+    consumer_grace: float = 1.0
+    """A queue that had a consumer and has none for so long cannot be served."""
+    drain_retry: float = 2.0
+    """After a hand-over was put off the next try waits so long, doubling up to a minute."""
+    recover_retry: float = 1.0
+    """A member that was set aside is tried again after so long, doubling up to a minute."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is known of a member but not saved: a new coordinator starts afresh. Monotonic seconds."""
+
+    heard: float
+    entered: float
+    consumer_seen: bool = False
+    consumerless_since: float | None = None
+    exists: bool | None = None
+    bound: bool | None = None
+    unreachable: bool = False
+    """A message for it came back: what is held for it must not be sent after it."""
+    drain_at: float = 0.0
+    drain_wait: float = 0.0
+    recover_at: float = 0.0
+    recover_wait: float = 0.0
+
+
+class Membership:
+    """The members of a group and their lives. Sets `changed` whenever there is something to save."""
+
+    def __init__(self, state: GroupState, timing: Timing) -> None:
+        self._members = state.members
+        self._state = state
+        self._timing = timing
+        self._last_tick = 0.0
+        self.wall_offset = 0.0
+        """Unix seconds minus monotonic seconds."""
+        self.watches: dict[str, Watch] = {}
+        self.changed = False
+
+    def start(self, now: float, wall: float) -> None:
+        """Begin to watch: every member gets its full time to be heard again."""
+        self._last_tick = now
+        self.wall_offset = wall - now
+        self.watches = {name: Watch(heard=now, entered=now) for name in self._members}
+
+    def call(self, request_id: str, call: MemberCall, now: float) -> Status:
+        """A member's call. A call that is not allowed changes nothing."""
+        match call:
+            case Bind(hostname):
+                return self._bind(hostname, request_id, now)
+            case Ready(hostname, queue):
+                return self._ready(hostname, queue, request_id, now)
+            case Unbind(hostname):
+                if hostname in self._members:
+                    self._step(hostname, Step.UNBIND, now)
+                return Status.OK
+            case Heartbeat(hostname):
+                member = self._members.get(hostname)
+                if member is None or member.state in GONE:
+                    return Status.UNKNOWN_MEMBER
+                self.watches[hostname].heard = now
+                return Status.OK
+
+    def tick(self, now: float) -> None:
+        """Let time pass: members expire, are set aside, recover."""
+        if now - self._last_tick > _LONG_GAP:
+            self.forgive(now)
+        self._last_tick = now
+        timing = self._timing
+        for hostname, member in self._members.items():
+            watch = self.watches[hostname]
+            no_consumer = watch.consumerless_since
+            if self._expired(member, watch, now):
+                self._step(hostname, Step.EXPIRE, now)
+            elif no_consumer is not None and now - no_consumer >= timing.consumer_grace:
+                self.set_aside(hostname, SetAside.NO_CONSUMER, now)
+            elif member.state is MemberState.SET_ASIDE:
+                self._recover(hostname, now)
+
+    def forgive(self, now: float) -> None:
+        """Give every member its full time again: it could not be heard."""
+        for watch in self.watches.values():
+            watch.heard = watch.entered = now
+            watch.consumerless_since = None
+
+    def observed(self, seen: Observed, now: float) -> None:
+        """What the broker says about a member's queue."""
+        member = self._members.get(seen.hostname)
+        if member is None or member.incarnation != seen.incarnation:
+            return
+        watch = self.watches[seen.hostname]
+        watch.exists = seen.exists
+        if seen.bound is not None:
+            watch.bound = seen.bound
+        if seen.consumers:
+            watch.consumer_seen = True
+        idle = seen.consumers == 0 and watch.consumer_seen and member.state is MemberState.READY
+        if not idle:
+            watch.consumerless_since = None
+        elif watch.consumerless_since is None:
+            watch.consumerless_since = now
+        if member.state is MemberState.READY and not seen.exists:
+            self.set_aside(seen.hostname, SetAside.RETURNED, now)
+        elif member.state is MemberState.SET_ASIDE:
+            self._recover(seen.hostname, now)
+
+    def learned(self, news: Learned) -> bool:
+        """The name of a member's queue; False where it is no news."""
+        member = self._members.get(news.hostname)
+        if member is None or member.incarnation != news.incarnation or member.queue is not None:
+            return False
+        member.queue = news.queue
+        self.changed = True
+        return True
+
+    def unroutable(self, hostname: str, reason: SetAside, now: float) -> None:
+        """A message for a member came back."""
+        if hostname in self._members:
+            self.set_aside(hostname, reason, now)
+            self.watches[hostname].unreachable = True
+
+    def set_aside(self, hostname: str, reason: SetAside, now: float) -> None:
+        """A ready member cannot receive; any other stays as it is."""
+        if not self._step(hostname, Step.SET_ASIDE, now, reason):
+            return
+        watch = self.watches[hostname]
+        watch.recover_wait = min(max(self._timing.recover_retry, 2 * watch.recover_wait), RETRY_MOST)
+        watch.recover_at = now + watch.recover_wait
+
+    def forget(self, hostname: str) -> None:
+        """A member is no more."""
+        del self._members[hostname]
+        del self.watches[hostname]
+        self.changed = True
+
+    def put_off(self, hostname: str, now: float) -> None:
+        """The next try to move what the member owns has to wait."""
+        watch = self.watches[hostname]
+        watch.drain_wait = min(max(self._timing.drain_retry, 2 * watch.drain_wait), RETRY_MOST)
+        watch.drain_at = now + watch.drain_wait
+
+    def _bind(self, hostname: str, request_id: str, now: float) -> Status:
+        member = self._members.get(hostname)
+        if member is None:
+            if len(self._members) >= MOST_MEMBERS:
+                return Status.GROUP_FULL
+            since = now + self.wall_offset
+            member = Member(hostname, MemberState.PENDING, since, bind_request=request_id)
+            self._members[hostname] = member
+            self.watches[hostname] = Watch(heard=now, entered=now)
+            self.changed = True
+            return Status.OK
+        if member.bind_request == request_id:
+            return Status.OK
+        if not self._step(hostname, Step.BIND, now):
+            return Status.ALREADY_PENDING
+        member.incarnation += 1
+        member.bind_request = request_id
+        return Status.OK
+
+    def _ready(self, hostname: str, queue: str | None, request_id: str, now: float) -> Status:
+        member = self._members.get(hostname)
+        if member is None or member.state in GONE:
+            return Status.NOT_BOUND
+        if not self._step(hostname, Step.READY, now):
+            return Status.OK if member.ready_request == request_id else Status.ALREADY_READY
+        member.ready_request = request_id
+        if queue is not None and queue != member.queue:
+            # What an earlier incarnation has in its own queue goes first.
+            if member.queue is not None and member.old_queue is None and self._state.owned_by(hostname):
+                member.old_queue = member.queue
+            member.queue = queue
+        return Status.OK
+
+    def _step(self, hostname: str, step: Step, now: float, reason: SetAside = SetAside.NONE) -> bool:
+        """Move a member on in its life; False, and nothing changed, where the table does not allow it."""
+        member = self._members[hostname]
+        to = TRANSITIONS.get((member.state, step))
+        if to is None:
+            return False
+        if to is not member.state:
+            member.since = now + self.wall_offset
+        member.state = to
+        member.reason = reason
+        watch = self.watches[hostname]
+        watch.heard = watch.entered = now
+        watch.consumer_seen = watch.unreachable = False
+        watch.consumerless_since = watch.exists = watch.bound = None
+        watch.drain_wait = 0.0
+        # What was put off is worth another try at once: somebody came or went.
+        for other in self.watches.values():
+            other.drain_at = 0.0
+        self.changed = True
+        return True
+
+    def _expired(self, member: Member, watch: Watch, now: float) -> bool:
+        match member.state:
+            case MemberState.PENDING:
+                return now - watch.entered >= self._timing.pending_expires_after
+            case MemberState.REBINDING:
+                if now - watch.entered >= self._timing.pending_expires_after:
+                    return True
+            case MemberState.LEAVING | MemberState.LOST:
+                return False
+        return now - watch.heard >= self._timing.expires_after
+
+    def _recover(self, hostname: str, now: float) -> None:
+        watch = self.watches[hostname]
+        if now < watch.recover_at or watch.exists is False:
+            return
+        match self._members[hostname].reason:
+            case SetAside.NO_CONSUMER:
+                usable = watch.consumer_seen
+            case SetAside.RETURNED:
+                usable = watch.bound is not False
+            case _:
+                usable = True
+        if usable:
+            self._step(hostname, Step.RECOVER, now)
