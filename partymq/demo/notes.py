@@ -1,0 +1,133 @@
+"""Reads the notes that workers and publisher write while they run.
+
+The layout is told in `outsider/worker.py` and `outsider/publisher.py`, which import nothing of ours, so it
+stands here a second time; a test holds them together.
+"""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+READY, BEGIN, END, LEFT = 1, 2, 3, 4
+REDELIVERED, STALE = 1, 2
+_WORKER = struct.Struct("<BBHIq")
+_PUBLISHER = struct.Struct("<Iq")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One record of a worker; `at` in nanoseconds of CLOCK_MONOTONIC."""
+
+    kind: int
+    flags: int
+    number: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One record of the publisher: at `at` (ns) the first `confirmed` messages were in the broker."""
+
+    confirmed: int
+    at: int
+
+
+class Growing:
+    """A file of records to which another process appends; tells what has come since the last look."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        self._size = size
+        self._read = 0
+
+    def more(self) -> bytes:
+        """Whole records only; nothing while the file is not there yet."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                data = file.read()
+        except FileNotFoundError:
+            return b""
+        data = data[: len(data) - len(data) % self._size]
+        self._read += len(data)
+        return data
+
+
+class WorkerNotes:
+    """What one worker process has noted so far."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = Growing(path, _WORKER.size)
+        self.notes: list[Note] = []
+        self.ready_at: int | None = None
+        self.ended = 0
+
+    def refresh(self) -> None:
+        """Read what is new."""
+        for kind, flags, _, number, at in _WORKER.iter_unpack(self._file.more()):
+            self.notes.append(Note(kind, flags, number, at))
+            if kind == END:
+                self.ended += 1
+            elif kind == READY and self.ready_at is None:
+                self.ready_at = at
+
+
+class PublisherNotes:
+    """What the publisher has noted so far."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = Growing(path, _PUBLISHER.size)
+        self.progress: list[Progress] = []
+
+    @property
+    def confirmed(self) -> int:
+        return self.progress[-1].confirmed if self.progress else 0
+
+    def refresh(self) -> None:
+        """Read what is new."""
+        self.progress.extend(Progress(count, at) for count, at in _PUBLISHER.iter_unpack(self._file.more()))
+
+    def confirmed_by(self, at: int) -> int:
+        """How many messages were known to be in the broker at `at` (ns)."""
+        return max((step.confirmed for step in self.progress if step.at <= at), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message in a worker's hands from `begin` to `end` (ns); `end` is None when that was never noted."""
+
+    worker: str
+    number: int
+    begin: int
+    end: int | None
+    redelivered: bool = False
+    stale: bool = False
+
+
+def deliveries(worker: str, notes: Iterable[Note]) -> list[Delivery]:
+    """The deliveries to one worker process, which works on one message at a time.
+
+    Raises:
+        ValueError: the notes are not in that order, so they prove nothing.
+    """
+    found = []
+    open_: Note | None = None
+    for note in notes:
+        if note.kind == BEGIN:
+            if open_ is not None:
+                raise ValueError(f"{worker} began {note.number} before it ended {open_.number}")
+            open_ = note
+        elif note.kind == END:
+            if open_ is None or open_.number != note.number or note.at < open_.at:
+                raise ValueError(f"{worker} ended {note.number}, which it had not begun")
+            flags = note.flags
+            found.append(
+                Delivery(
+                    worker, note.number, open_.at, note.at, bool(flags & REDELIVERED), bool(flags & STALE)
+                )
+            )
+            open_ = None
+    if open_ is not None:
+        found.append(Delivery(worker, open_.number, open_.at, None, bool(open_.flags & REDELIVERED)))
+    return found
