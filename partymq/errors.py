@@ -12,15 +12,19 @@ PartyMQError
 │   ├── ProtocolError      bytes that are not AMQP 0-9-1, or not allowed here
 │   └── NodeError          a private node could not be started, stopped or asked
 │       └── BrokerNotInstalled   there is no rabbitmq-server on this machine
-└── GroupError             a call that the group's state does not allow
-    ├── AlreadyPending     bind while the hostname's bind waits for ready
-    ├── NotBound           ready without bind
-    ├── AlreadyReady       ready twice
-    ├── UnknownMember      no member of that name (any more)
-    ├── InvalidHostname    not a usable member name
-    ├── UnknownGroup       no group of that name
-    ├── GroupFull          no room for another member
-    └── NoCoordinator      nobody answered in time; try again
+├── GroupError             a call that the group's state does not allow
+│   ├── AlreadyPending     bind while the hostname's bind waits for ready
+│   ├── NotBound           ready without bind
+│   ├── AlreadyReady       ready twice
+│   ├── UnknownMember      no member of that name (any more)
+│   ├── InvalidHostname    not a usable member name
+│   ├── UnknownGroup       no group of that name
+│   ├── GroupFull          no room for another member
+│   └── NoCoordinator      nobody answered in time; try again
+└── RequestError           an HTTP request that is not taken
+    ├── BodyTooLarge       its body is over the limit
+    ├── BodyTooSlow        its body did not come in time
+    └── InvalidBody        its body is not what it should be
 """
 
 
@@ -129,3 +133,19 @@ class GroupFull(GroupError):
 
 class NoCoordinator(GroupError):
     """No coordinator answered in time; the call can be repeated."""
+
+
+class RequestError(PartyMQError):
+    """An HTTP request is not taken."""
+
+
+class BodyTooLarge(RequestError):
+    """The body is over the limit."""
+
+
+class BodyTooSlow(RequestError):
+    """The body did not come in time."""
+
+
+class InvalidBody(RequestError):
+    """The body is not what it should be; the message says why."""
