@@ -21,6 +21,7 @@ PartyMQError
 │   ├── UnknownGroup       no group of that name
 │   ├── GroupFull          no room for another member
 │   └── NoCoordinator      nobody answered in time; try again
+├── ListenError            the HTTP API cannot listen on its address
 └── RequestError           an HTTP request that is not taken
     ├── BodyTooLarge       its body is over the limit
     ├── BodyTooSlow        its body did not come in time
@@ -133,6 +134,10 @@ class GroupFull(GroupError):
 
 class NoCoordinator(GroupError):
     """No coordinator answered in time; the call can be repeated."""
+
+
+class ListenError(PartyMQError):
+    """The HTTP API cannot listen where it is told to."""
 
 
 class RequestError(PartyMQError):
