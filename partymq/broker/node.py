@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import random
-import secrets
 import select
 import shutil
 import signal
@@ -21,7 +20,7 @@ from typing import Self
 
 from partymq.broker import guard, probe
 from partymq.broker.install import Installation, find_installation
-from partymq.broker.ports import free_ports
+from partymq.broker.ports import free_ports, is_free
 from partymq.broker.settings import NodeFiles, node_environment
 from partymq.errors import NodeError
 
@@ -30,7 +29,6 @@ DEFAULT_PLUGINS = ("rabbitmq_management",)
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 _PORT_TRIES = 3
-_LOG_LINES = 25
 
 
 class PrivateNode:
@@ -44,7 +42,6 @@ class PrivateNode:
         data_dir: everything of the node: database, logs, configuration, cookie.
         port, management_port, dist_port, epmd_port: kept over restarts. `management_port` is there, but
             closed, when the plugin is not enabled.
-        name: of the Erlang node, unique.
     """
 
     def __init__(
@@ -80,11 +77,15 @@ class PrivateNode:
         self._guard: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._given_up = threading.Event()
-        self.name = f"partymq-{secrets.token_hex(4)}@localhost"
 
     def __repr__(self) -> str:
         state = f"pid={self._pid} port={self.port}" if self.running else "not running"
-        return f"<PrivateNode {self.name} {state}>"
+        return f"<PrivateNode {state} data_dir={self._files.root if self._files else self._given_dir}>"
+
+    @property
+    def name(self) -> str:
+        """Of the Erlang node; it belongs to the data."""
+        return self._need_files().name()
 
     @property
     def data_dir(self) -> Path:
@@ -133,7 +134,7 @@ class PrivateNode:
             NodeError: when the node is not running.
         """
         if not self.running:
-            raise NodeError(f"the node {self.name} is not running")
+            raise NodeError(f"{self!r} is not running")
         return self._pid
 
     def start(self) -> None:
@@ -141,17 +142,16 @@ class PrivateNode:
 
         Raises:
             BrokerNotInstalled: with how to get it.
-            NodeError: it ended or did not answer in time; the message has the end of its log. Nothing is left
+            NodeError: it ended or did not answer in time; the message has what its logs say. Nothing is left
                 running.
         """
         if self.running:
-            raise NodeError(f"the node {self.name} runs already")
+            raise NodeError(f"{self!r} runs already")
         self._given_up.clear()
         self._installation = find_installation()
         tries = _PORT_TRIES if self._ports is None else 1
         for last in reversed(range(tries)):
-            if self._ports is None:
-                self._choose_ports()
+            self._choose_ports()
             try:
                 self._start_once()
             except NodeError:
@@ -181,27 +181,12 @@ class PrivateNode:
 
     def kill(self) -> None:
         """End the node at once, as a crash would (SIGKILL); returns when it is gone. The data stays."""
-        process = self._guard
-        if process is None:
-            return
-        if process.poll() is None and self._pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(OSError):
-            process.stdin.write(guard.GOODBYE)
-            process.stdin.flush()
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        try:
-            process.wait(guard.CLEANUP_SECONDS + 5.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-        self._guard = None
-        self._pid = 0
+        if self._guard is not None:
+            self._end(self._guard)
+            self._guard = None
+            self._pid = 0
+        if self._files is not None:
+            self._files.unlock()
 
     def restart(self) -> None:
         """`stop()` (unless it is down already) and `start()` on the same data and ports."""
@@ -309,11 +294,31 @@ class PrivateNode:
                 task.exception()
             raise
 
+    def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        if process.poll() is None and self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(OSError):
+            process.stdin.write(guard.GOODBYE)
+            process.stdin.flush()
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(guard.CLEANUP_SECONDS + 5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
     def _start_once(self) -> None:
         assert self._installation is not None
         if self._files is None:
-            root = self._given_dir or Path(tempfile.mkdtemp(prefix="partymq-node-"))
-            self._files = NodeFiles(root)
+            self._files = NodeFiles(self._given_dir or Path(tempfile.mkdtemp(prefix="partymq-node-")))
+            self._files.name()
+        if not self._files.lock():
+            raise NodeError(f"{self._files.root} is used by another node")
         self._files.write(self._plugins, self._config, self.management_port)
         epmd = [str(self._installation.epmd), "-port", str(self.epmd_port), "-address", "127.0.0.1"]
         plan = {
@@ -342,7 +347,7 @@ class PrivateNode:
         ready, _, _ = select.select([self._guard.stdout], [], [], deadline - time.monotonic())
         line = self._guard.stdout.readline() if ready else b""
         if not line:
-            raise NodeError(f"the node {self.name} could not be started{self._end_of_log()}")
+            raise NodeError(f"the node {self.name} could not be started{self._complaints()}")
         return int(json.loads(line)["pid"])
 
     def _wait_for(self, what: str, deadline: float, answers: Callable[[], bool]) -> None:
@@ -351,32 +356,32 @@ class PrivateNode:
             if self._guard.poll() is not None:
                 raise NodeError(
                     f"the node {self.name} ended while it started (exit status {self._guard.returncode})"
-                    f"{self._end_of_log()}"
+                    f"{self._complaints()}"
                 )
             if time.monotonic() >= deadline:
                 raise NodeError(
                     f"the node {self.name} did not answer on its {what} port within "
-                    f"{self._start_timeout:g} s{self._end_of_log()}"
+                    f"{self._start_timeout:g} s{self._complaints()}"
                 )
             if self._given_up.wait(0.05):
                 raise NodeError(f"the start of the node {self.name} was given up")
 
     def _choose_ports(self) -> None:
+        if self._ports is not None:
+            return
         port, management_port = self._given_ports
+        for given in (port, management_port):
+            if given is not None and not is_free(given):
+                raise NodeError(f"port {given} is taken by another program")
         first, second, dist_port, epmd_port = free_ports(4, self._chooser)
         self._ports = (port or first, management_port or second, dist_port, epmd_port)
 
     def _port_was_taken(self) -> bool:
-        return "eaddrinuse" in self._end_of_log()
+        return "eaddrinuse" in self._complaints()
 
-    def _end_of_log(self) -> str:
-        lines: list[str] = []
-        if self._files is not None:
-            for path in (self._files.log_file, self._files.console):
-                with contextlib.suppress(OSError):
-                    text = path.read_text(errors="replace")
-                    lines = [line for line in text.splitlines() if line.strip()][-_LOG_LINES:] + lines
-        return "; the end of its log:\n" + "\n".join(lines) if lines else ""
+    def _complaints(self) -> str:
+        lines = self._files.complaints() if self._files is not None else []
+        return "; its logs say:\n" + "\n".join(lines) if lines else ""
 
     def _environment(self) -> dict[str, str]:
         return node_environment(
@@ -385,10 +390,10 @@ class PrivateNode:
 
     def _need_files(self) -> NodeFiles:
         if self._files is None:
-            raise NodeError(f"the node {self.name} has not been started")
+            raise NodeError("the node has not been started")
         return self._files
 
     def _need_ports(self) -> tuple[int, int, int, int]:
         if self._ports is None:
-            raise NodeError(f"the node {self.name} has not been started: it has no ports yet")
+            raise NodeError("the node has not been started: it has no ports yet")
         return self._ports

@@ -1,6 +1,7 @@
 """The files and the environment that make a node private."""
 
 import contextlib
+import fcntl
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,11 @@ from pathlib import Path
 
 # Erlang's schedulers don't spin while they wait: this distorts less what else is measured on the machine.
 _ERLANG_ARGUMENTS = "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
+
+
+_FIRST_ERRORS = 12
+_LAST_LINES = 6
+_LINE_LENGTH = 300
 
 
 class NodeFiles:
@@ -25,11 +31,37 @@ class NodeFiles:
         self.environment = root / "rabbitmq-env.conf"
         self.cookie = root / ".erlang.cookie"
         self.pid = root / "node.pid"
+        self._name = root / "node.name"
+        self._lock: int | None = None
+
+    def name(self) -> str:
+        """Of the Erlang node. The database belongs to the name, so the folder remembers it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not self._name.exists():
+            self._name.write_text(f"partymq-{secrets.token_hex(4)}@localhost")
+        return self._name.read_text().strip()
+
+    def lock(self) -> bool:
+        """Keep other nodes off the folder until `unlock()` or our end; False: another has it."""
+        if self._lock is None:
+            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return False
+            self._lock = descriptor
+        return True
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def write(self, plugins: Sequence[str], config: Mapping[str, str], management_port: int) -> None:
         """Lay out the folder; the cookie, once there, stays."""
-        for folder in (self.root, self.database, self.logs):
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.database, self.logs):
+            folder.mkdir(exist_ok=True)
         if not self.cookie.exists():
             self.cookie.write_text(secrets.token_hex(16))
             self.cookie.chmod(0o400)
@@ -60,6 +92,15 @@ class NodeFiles:
         except (OSError, ValueError):
             return None
 
+    def complaints(self) -> list[str]:
+        """What the logs say went wrong: the first errors (later ones follow from them), the last lines."""
+        lines: list[str] = []
+        for path in (self.log_file, self.console):
+            with contextlib.suppress(OSError):
+                lines += [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        chosen = [line for line in lines if "[error]" in line or "rror:" in line][:_FIRST_ERRORS]
+        return list(dict.fromkeys(line[:_LINE_LENGTH] for line in chosen + lines[-_LAST_LINES:]))
+
 
 def node_environment(
     files: NodeFiles, name: str, *, port: int, dist_port: int, epmd_port: int
@@ -71,6 +112,7 @@ def node_environment(
         HOME=str(files.root),
         ERL_EPMD_PORT=str(epmd_port),
         ERL_EPMD_ADDRESS="127.0.0.1",
+        ERL_CRASH_DUMP_SECONDS="0",
         RABBITMQ_NODENAME=name,
         RABBITMQ_NODE_IP_ADDRESS="127.0.0.1",
         RABBITMQ_NODE_PORT=str(port),
