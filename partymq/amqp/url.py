@@ -1,0 +1,185 @@
+"""Where a broker is and how to log in, as one URL (the broker's own URI scheme and query options)."""
+
+import ssl
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NoReturn
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
+
+from partymq.errors import ConfigError
+
+_PORTS: Final = {"amqp": 5672, "amqps": 5671}
+_HEARTBEAT: Final = 10
+_TLS_OPTIONS: Final = ("cacertfile", "certfile", "keyfile", "password", "verify", "server_name_indication")
+_IGNORED: Final = ("fail_if_no_peer_cert", "depth", "auth_mechanism", "locale")
+_NUMBERS: Final = {
+    "heartbeat": (0, 65_535),
+    "connection_timeout": (1, 3_600_000),
+    "channel_max": (0, 65_535),
+    "frame_max": (0, 0xFFFF_FFFF),
+}
+_OPTIONS: Final = (*_NUMBERS, *_TLS_OPTIONS, *_IGNORED)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUrl:
+    """A broker's address and what goes with it.
+
+    Attributes:
+        heartbeat: seconds between heartbeats that we ask for; the broker may make it less. 0 = none.
+        connection_timeout: seconds for the whole of connecting; None = the caller's.
+        channel_max: the most channels on a connection, 0 = the broker's limit.
+        frame_max: bytes of a frame at most, 0 = the broker's limit.
+        verify: whether the broker's certificate has to be valid (`verify_peer`) or not.
+        server_name: the name that the broker's certificate is for, where it is not `host`.
+    """
+
+    host: str = "localhost"
+    port: int = 5672
+    username: str = "guest"
+    password: str = field(default="guest", repr=False)
+    vhost: str = "/"
+    tls: bool = False
+    heartbeat: int = _HEARTBEAT
+    connection_timeout: float | None = None
+    channel_max: int = 0
+    frame_max: int = 0
+    cacertfile: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+    key_password: str | None = field(default=None, repr=False)
+    verify: Literal["verify_peer", "verify_none"] = "verify_peer"
+    server_name: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "BrokerUrl":
+        """The broker that a URL means; ConfigError (without the password) where it means none.
+
+        `amqp://user:password@host:port/vhost?options`, or `amqps`. All parts are percent-decoded. A
+        missing or empty vhost is `/`, which is written `%2f`. Options are those of the broker's URI
+        specification: heartbeat (seconds), connection_timeout (milliseconds), channel_max, frame_max,
+        cacertfile, certfile, keyfile, password (of the key), verify, server_name_indication; and
+        auth_mechanism, which can only be `plain`.
+        """
+        try:
+            parts = urlsplit(text.strip())
+            port, host = parts.port, parts.hostname
+        except ValueError as error:
+            _refuse(text, str(error))
+        if parts.scheme not in _PORTS:
+            _refuse(text, f"scheme {parts.scheme!r}; allowed are amqp and amqps")
+        if not parts.netloc and parts.path not in ("", "/"):
+            _refuse(text, "no host; write amqp://host/vhost")
+        if parts.fragment:
+            _refuse(text, "a '#' in it; write %23")
+        if port == 0:
+            _refuse(text, "port 0; allowed are 1 to 65535")
+        url = cls(
+            host=unquote(host or "localhost"),
+            port=port or _PORTS[parts.scheme],
+            username=cls.username if parts.username is None else unquote(parts.username),
+            password=cls.password if parts.username is None else unquote(parts.password or ""),
+            vhost=unquote(parts.path[1:]) or "/",
+            tls=parts.scheme == "amqps",
+        )
+        if any(len(name.encode()) > 255 for name in (url.username, url.vhost)):
+            _refuse(text, "a name longer than 255 bytes")
+        return _with_options(url, text, parts)
+
+    def masked(self) -> str:
+        """The URL without its passwords: for logs and error messages."""
+        host = f"[{self.host}]" if ":" in self.host else quote(self.host, safe="")
+        options = {
+            name: value
+            for name, value in (
+                ("heartbeat", self.heartbeat if self.heartbeat != _HEARTBEAT else None),
+                ("connection_timeout", self.connection_timeout and round(self.connection_timeout * 1000)),
+                ("channel_max", self.channel_max or None),
+                ("frame_max", self.frame_max or None),
+                ("cacertfile", self.cacertfile),
+                ("certfile", self.certfile),
+                ("keyfile", self.keyfile),
+                ("verify", self.verify if self.verify != "verify_peer" else None),
+                ("server_name_indication", self.server_name),
+            )
+            if value is not None
+        }
+        return (
+            f"{'amqps' if self.tls else 'amqp'}://{quote(self.username, safe='')}:***@{host}:{self.port}"
+            f"/{quote(self.vhost, safe='')}{'?' if options else ''}{urlencode(options, safe='/')}"
+        )
+
+    def __str__(self) -> str:
+        return self.masked()
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """The context for TLS, None where the URL asks for none. ConfigError where a file is not usable."""
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.cacertfile)
+            if self.certfile:
+                context.load_cert_chain(self.certfile, self.keyfile, lambda: self.key_password or "")
+        except OSError as error:
+            files = ", ".join(file for file in (self.cacertfile, self.certfile, self.keyfile) if file)
+            raise ConfigError(f"{self.masked()}: can't use the TLS files ({files}): {error}") from error
+        if self.verify == "verify_none":
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def _with_options(url: BrokerUrl, text: str, parts: SplitResult) -> BrokerUrl:
+    try:
+        options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError as error:
+        _refuse(text, f"options can't be read: {error}")
+    numbers: dict[str, int] = {}
+    texts: dict[str, str] = {}
+    for name, value in options:
+        if name in numbers or name in texts:
+            _refuse(text, f"option {name!r} is there twice")
+        if name in _NUMBERS:
+            low, high = _NUMBERS[name]
+            if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
+                _refuse(text, f"option {name}={value!r}; allowed are {low} to {high}")
+            numbers[name] = int(value)
+        elif name in _TLS_OPTIONS or name in _IGNORED:
+            texts[name] = value
+        else:
+            _refuse(text, f"unknown option {name!r}; allowed are {', '.join(_OPTIONS)}")
+    if 0 < numbers.get("frame_max", 0) < 4096:
+        _refuse(text, f"option frame_max={numbers['frame_max']}; allowed are 0 and 4096 or more")
+    if texts.get("auth_mechanism", "plain").lower() != "plain":
+        _refuse(text, f"option auth_mechanism={texts['auth_mechanism']!r}; allowed is plain")
+    if not url.tls and (odd := [name for name in _TLS_OPTIONS if name in texts]):
+        _refuse(text, f"option {odd[0]!r} is for amqps only")
+    verify = texts.get("verify", url.verify)
+    if verify != "verify_peer" and verify != "verify_none":
+        _refuse(text, f"option verify={verify!r}; allowed are verify_peer and verify_none")
+    if "keyfile" in texts and "certfile" not in texts:
+        _refuse(text, "option keyfile without certfile")
+    timeout = numbers.get("connection_timeout")
+    server_name = texts.get("server_name_indication") or None
+    return replace(
+        url,
+        heartbeat=numbers.get("heartbeat", url.heartbeat),
+        connection_timeout=timeout / 1000 if timeout else None,
+        channel_max=numbers.get("channel_max", 0),
+        frame_max=numbers.get("frame_max", 0),
+        cacertfile=texts.get("cacertfile"),
+        certfile=texts.get("certfile"),
+        keyfile=texts.get("keyfile"),
+        key_password=texts.get("password"),
+        verify=verify,
+        server_name=None if server_name == "disable" else server_name,
+    )
+
+
+def _refuse(text: str, why: str) -> NoReturn:
+    shown = text.strip()
+    scheme, slashes, rest = shown.partition("://")
+    credentials, at, address = rest.rpartition("@")
+    if at:
+        shown = f"{scheme}{slashes}{credentials.partition(':')[0]}:***@{address}"
+    shown = shown.partition("?")[0]
+    raise ConfigError(f"broker URL {shown!r}: {why}") from None
