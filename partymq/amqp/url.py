@@ -8,7 +8,10 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 from partymq.errors import ConfigError
 
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
+_GUEST: Final = "guest"
 _HEARTBEAT: Final = 10
+Verify = Literal["verify_peer", "verify_none"]
+_VERIFY: Final[dict[str, Verify]] = {"verify_peer": "verify_peer", "verify_none": "verify_none"}
 _TLS_OPTIONS: Final = ("cacertfile", "certfile", "keyfile", "password", "verify", "server_name_indication")
 _IGNORED: Final = ("fail_if_no_peer_cert", "depth", "auth_mechanism", "locale")
 _NUMBERS: Final = {
@@ -35,8 +38,8 @@ class BrokerUrl:
 
     host: str = "localhost"
     port: int = 5672
-    username: str = "guest"
-    password: str = field(default="guest", repr=False)
+    username: str = _GUEST
+    password: str = field(default=_GUEST, repr=False)
     vhost: str = "/"
     tls: bool = False
     heartbeat: int = _HEARTBEAT
@@ -47,7 +50,7 @@ class BrokerUrl:
     certfile: str | None = None
     keyfile: str | None = None
     key_password: str | None = field(default=None, repr=False)
-    verify: Literal["verify_peer", "verify_none"] = "verify_peer"
+    verify: Verify = "verify_peer"
     server_name: str | None = None
 
     @classmethod
@@ -63,12 +66,12 @@ class BrokerUrl:
         try:
             parts = urlsplit(text.strip())
             port, host = parts.port, parts.hostname
-        except ValueError as error:
-            _refuse(text, str(error))
+        except ValueError:
+            _refuse(text, "host and port can't be read; write / ? # @ in a password as %2f %3f %23 %40")
         if parts.scheme not in _PORTS:
             _refuse(text, f"scheme {parts.scheme!r}; allowed are amqp and amqps")
-        if not parts.netloc and parts.path not in ("", "/"):
-            _refuse(text, "no host; write amqp://host/vhost")
+        if "://" not in text:
+            _refuse(text, "no //; write amqp://host/vhost")
         if parts.fragment:
             _refuse(text, "a '#' in it; write %23")
         if port == 0:
@@ -76,8 +79,8 @@ class BrokerUrl:
         url = cls(
             host=unquote(host or "localhost"),
             port=port or _PORTS[parts.scheme],
-            username=cls.username if parts.username is None else unquote(parts.username),
-            password=cls.password if parts.username is None else unquote(parts.password or ""),
+            username=_GUEST if parts.username is None else unquote(parts.username),
+            password=_GUEST if parts.username is None else unquote(parts.password or ""),
             vhost=unquote(parts.path[1:]) or "/",
             tls=parts.scheme == "amqps",
         )
@@ -153,9 +156,8 @@ def _with_options(url: BrokerUrl, text: str, parts: SplitResult) -> BrokerUrl:
         _refuse(text, f"option auth_mechanism={texts['auth_mechanism']!r}; allowed is plain")
     if not url.tls and (odd := [name for name in _TLS_OPTIONS if name in texts]):
         _refuse(text, f"option {odd[0]!r} is for amqps only")
-    verify = texts.get("verify", url.verify)
-    if verify != "verify_peer" and verify != "verify_none":
-        _refuse(text, f"option verify={verify!r}; allowed are verify_peer and verify_none")
+    if texts.get("verify", url.verify) not in _VERIFY:
+        _refuse(text, f"option verify={texts['verify']!r}; allowed are {', '.join(_VERIFY)}")
     if "keyfile" in texts and "certfile" not in texts:
         _refuse(text, "option keyfile without certfile")
     timeout = numbers.get("connection_timeout")
@@ -170,7 +172,7 @@ def _with_options(url: BrokerUrl, text: str, parts: SplitResult) -> BrokerUrl:
         certfile=texts.get("certfile"),
         keyfile=texts.get("keyfile"),
         key_password=texts.get("password"),
-        verify=verify,
+        verify=_VERIFY[texts.get("verify", url.verify)],
         server_name=None if server_name == "disable" else server_name,
     )
 
