@@ -1,1 +1,53 @@
-"""cli"""
+"""The command line: `partymq serve`, `partymq config`, …
+
+A command is a module of this room with one public function of the command's name, added below in one line.
+Heavy imports belong inside that function, so that `partymq --help` stays quick.
+"""
+
+from typing import Annotated
+
+import typer
+
+from partymq import __version__
+from partymq.cli import config, serve
+from partymq.errors import ConfigError, PartyMQError
+
+EXIT_FAILURE = 1
+EXIT_CONFIG = 2
+
+app = typer.Typer(
+    name="partymq",
+    help="Consumer groups for RabbitMQ: per-key order, one member at a time, nothing lost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(serve.serve)
+app.command()(config.config)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"partymq {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """The console script. An error of ours is one line on standard error; a wrong setting exits with 2."""
+    try:
+        app()
+    except ConfigError as error:
+        _end(EXIT_CONFIG, error)
+    except PartyMQError as error:
+        _end(EXIT_FAILURE, error)
+
+
+def _end(code: int, error: PartyMQError) -> None:
+    line = " ".join(str(error).split())
+    typer.echo(f"partymq: {line}", err=True)
+    raise SystemExit(code)

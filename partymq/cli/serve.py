@@ -1,0 +1,27 @@
+"""`partymq serve`: the server."""
+
+import os
+
+from partymq.cli.options import ConfigFile
+
+
+def serve(config: ConfigFile = None) -> None:
+    """Route messages and answer the HTTP API, until SIGTERM or SIGINT."""
+    import asyncio
+
+    import structlog
+    import uvloop
+
+    from partymq.config import load
+    from partymq.server import lifecycle, logs
+    from partymq.server.wiring import make_group
+
+    configuration = load(config, os.environ)
+    settings = configuration.settings
+    listener = lifecycle.listen(settings.http)
+    logs.set_up(settings.log)
+    for warning in configuration.warnings:
+        structlog.get_logger(__name__).warning("odd_setting", reason=warning)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        code = runner.run(lifecycle.run(settings, make_group, listener))
+    raise SystemExit(code)
