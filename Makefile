@@ -1,0 +1,56 @@
+# PartyMQ's commands. Each one sets up what is missing first; ARGS="..." goes to the command.
+
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+ARGS ?=
+
+.PHONY: help setup test test-fast lint format types demo serve bench chaos simulate lock hooks clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## get what the other commands need: Debian's RabbitMQ, a virtual environment, the locked packages
+	@scripts/setup
+
+demo: setup ## the main job on a year of real flights, with a broker of its own (ARGS=--quick: under a minute)
+	@$(BIN)/partymq demo $(ARGS)
+
+serve: setup ## a broker and a PartyMQ server to play with, until Ctrl-C
+	@$(BIN)/python scripts/serve.py $(ARGS)
+
+test: setup ## every test: pure ones, simulation, and those against a real broker
+	@$(PYTEST) $(ARGS)
+
+test-fast: setup ## the tests that need no broker
+	@$(PYTEST) -m "not broker" $(ARGS)
+
+lint: setup ## ruff (rules and format) and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+format: setup ## let ruff put right what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: setup ## mypy --strict
+	@$(BIN)/mypy
+
+bench: setup ## cost and speed beside other forwarders, and rebalancing: tables in bench/results
+	@$(BIN)/python -m bench $(ARGS)
+
+chaos: setup ## faults at random against real processes, for as long as ARGS=--minutes=N says
+	@$(BIN)/python -m verify $(ARGS)
+
+simulate: setup ## random schedules of joins, crashes and delays, with the promises as invariants (ARGS=--seed=N)
+	@$(BIN)/python -m tests.simulation $(ARGS)
+
+lock: setup ## write requirements*.lock anew from pyproject.toml (ARGS=--upgrade: newest versions)
+	@scripts/lock $(ARGS)
+
+hooks: setup ## check every commit with ruff and mypy from now on (pre-commit)
+	@$(BIN)/pre-commit install
+
+clean: ## remove what the commands above made in this folder, .venv too
+	@rm -rf .venv .setup.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist var
