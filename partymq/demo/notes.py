@@ -63,14 +63,19 @@ class WorkerNotes:
         self.ready_at: int | None = None
         self.ended = 0
 
-    def refresh(self) -> None:
-        """Read what is new."""
-        for kind, flags, _, number, at in _WORKER.iter_unpack(self._file.more()):
-            self.notes.append(Note(kind, flags, number, at))
-            if kind == END:
+    def refresh(self) -> list[Note]:
+        """Read what is new, and return it."""
+        new = [
+            Note(kind, flags, number, at)
+            for kind, flags, _, number, at in _WORKER.iter_unpack(self._file.more())
+        ]
+        self.notes += new
+        for note in new:
+            if note.kind == END:
                 self.ended += 1
-            elif kind == READY and self.ready_at is None:
-                self.ready_at = at
+            elif note.kind == READY and self.ready_at is None:
+                self.ready_at = note.at
+        return new
 
 
 class PublisherNotes:

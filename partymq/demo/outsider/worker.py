@@ -7,10 +7,10 @@
 With `--queue` instead of `--api` it is one of several consumers that compete for one plain queue; all else is
 the same.
 
-It keeps a state for each aircraft and notes what it does in a file, a record of 16 bytes each, little-endian: kind
-(u8), flags (u8), nothing (u16), number of the flight (u32), CLOCK_MONOTONIC in nanoseconds (i64), which is one clock
-for all processes of a machine. BEGIN is written before a flight is worked on, END after that and before the ack; each
-is one write(2), so a kill loses nothing that was written.
+It keeps a state for each aircraft and notes what it does in a file, a record of 16 bytes each, little-endian:
+kind (u8), flags (u8), nothing (u16), number of the flight (u32), CLOCK_MONOTONIC in nanoseconds (i64), which
+is one clock for all processes of a machine. BEGIN is written before a flight is worked on, END after that and
+before the ack; each is one write(2), so a kill loses nothing that was written.
 """
 
 import argparse
@@ -90,10 +90,9 @@ class Worker:
             except (pika.exceptions.AMQPError, OSError, RefusedError) as failure:
                 print(f"{self.name}: {type(failure).__name__}: {failure}; trying again", file=sys.stderr)
                 time.sleep(RETRY_SECONDS)
-        if self.is_member:
-            self.leave()
+        left = not self.is_member or self.leave()
         self.note(LEFT)
-        return 0
+        return 0 if left else 1
 
     def told_to_stop(self, _number: int, _frame: object) -> None:
         self.stopping = True
@@ -160,17 +159,17 @@ class Worker:
             except OSError as failure:
                 print(f"{self.name}: heartbeat: {failure}", file=sys.stderr)
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
         """Unbind; the server may be away for the moment, so again and again for a while."""
         deadline = time.monotonic() + LEAVE_SECONDS
         while True:
             try:
                 self.call("unbind")
-                return
+                return True
             except (OSError, RefusedError) as failure:
                 if time.monotonic() >= deadline:
                     print(f"{self.name}: unbind: {failure}; given up", file=sys.stderr)
-                    return
+                    return False
                 time.sleep(RETRY_SECONDS)
 
     def call(self, what: str, body: dict[str, str] | None = None) -> Any:

@@ -1,0 +1,127 @@
+"""The whole demo: a private broker, a run through PartyMQ, the same run through a plain queue, the tables."""
+
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from partymq.broker import PrivateNode
+from partymq.demo.board import Board, board_for
+from partymq.demo.flights import choose, read_flights, write_lines
+from partymq.demo.outcome import Outcome, judge
+from partymq.demo.plan import Plan
+from partymq.demo.report import report
+from partymq.demo.run import DemoError, Run
+from partymq.demo.scenario import fly
+from partymq.demo.ways import PartyMQ, PlainQueue
+
+KEPT, BROKEN, FAILED, INTERRUPTED = 0, 1, 2, 130
+
+
+def run_demo(plan: Plan, console: Console, *, keep: Path | None = None, compare: bool = True) -> int:
+    """Run the demo and print what came out of it.
+
+    Args:
+        keep: folder for notes and logs. None: a temporary one, which stays only if a promise was broken.
+        compare: with the plain queue too.
+
+    Returns:
+        The exit status: 0 when PartyMQ kept its promises, 1 when not, 2 when the demo could not be carried
+        through, 130 when it was interrupted. Whatever it started has ended by then.
+    """
+    folder = keep or Path(tempfile.mkdtemp(prefix="partymq-demo-"))
+    began = time.monotonic()
+    status = FAILED
+    try:
+        with _termination_interrupts():
+            folder.mkdir(parents=True, exist_ok=True)
+            outcomes = _runs(plan, console, folder, compare)
+            report(console, outcomes)
+        status = KEPT if outcomes[0].kept else BROKEN
+    except KeyboardInterrupt:
+        console.print("interrupted; everything that was started has been ended")
+        status = INTERRUPTED
+    except DemoError as failure:
+        console.print(f"demo: {failure}", style="red", highlight=False, markup=False)
+    finally:
+        if keep is None and status in (KEPT, INTERRUPTED):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif keep or folder.exists():
+            console.print(f"notes and logs are in {folder}", highlight=False)
+    if status in (KEPT, BROKEN):
+        console.print(
+            f"{'all promises kept' if status == KEPT else 'A PROMISE WAS BROKEN'} "
+            f"({time.monotonic() - began:.0f} s in all)",
+            style="bold green" if status == KEPT else "bold red",
+            highlight=False,
+        )
+    return status
+
+
+def _runs(plan: Plan, console: Console, folder: Path, compare: bool) -> list[Outcome]:
+    with ExitStack() as stack:
+        board = stack.enter_context(board_for(console))
+        board.event("reading the flights of 2013")
+        flights = choose(read_flights(), plan.messages)
+        aircraft = [flight.aircraft for flight in flights]
+        lines = folder / "flights.csv"
+        write_lines(flights, lines)
+        board.event(f"{len(flights):,} flights of {len(set(aircraft)):,} aircraft; starting a private broker")
+        node = stack.enter_context(PrivateNode())
+        board.event(f"broker on port {node.port}")
+
+        way = PartyMQ(node, plan, folder)
+        outcomes = [
+            _with_partymq(
+                way, Run(way, node.amqp_url, plan, lines, aircraft, folder / "partymq", board), board
+            )
+        ]
+        if compare:
+            plain = Run(PlainQueue(node), node.amqp_url, plan, lines, aircraft, folder / "plain", board)
+            outcomes.append(_with_plain_queue(plain, board))
+        return outcomes
+
+
+def _with_partymq(way: PartyMQ, run: Run, board: Board) -> Outcome:
+    board.event("PartyMQ: starting the server")
+    try:
+        way.start()
+        run.until(way.ready, "the server", 60.0)
+        fly(run)
+        status = way.stop()
+        return judge(run, status)
+    finally:
+        run.close()
+        way.kill_if_running()
+
+
+def _with_plain_queue(run: Run, board: Board) -> Outcome:
+    board.event("one plain queue: the same again")
+    try:
+        fly(run)
+        return judge(run)
+    finally:
+        run.close()
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does; a second one while it cleans up is ignored."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

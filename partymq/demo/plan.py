@@ -1,0 +1,45 @@
+"""How a run of the demo goes: how much, how fast, when workers come and go. Settings only."""
+
+from dataclasses import dataclass
+
+from partymq.demo.flights import ALL_FLIGHTS
+
+EXCHANGE = "flights"
+SOURCE_QUEUE = "flights.source"
+PLAIN_QUEUE = "flights.plain"
+PARTITIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One demo. Shares are of the messages published: what is to happen happens while messages flow."""
+
+    messages: int = ALL_FLIGHTS
+    rate: float = 2_000.0
+    """Messages published per second."""
+    work_ms: float = 0.4
+    """Work per message, on average; a few take 40 times as long."""
+    prefetch: int = 50
+    heartbeat: float = 0.4
+    """Seconds between a worker's heartbeats."""
+    expires_after: float = 2.0
+    """Seconds after which a silent worker is taken for dead."""
+    server_away: float = 0.5
+    """Seconds between the server's death and its restart."""
+    many: int = 4
+    few: int = 2
+    grow_at: float = 0.10
+    kill_worker_at: float = 0.30
+    replace_worker_at: float = 0.50
+    kill_server_at: float = 0.60
+    shrink_at: float = 0.82
+
+    @property
+    def seconds(self) -> float:
+        """How long the publisher takes at least."""
+        return self.messages / self.rate
+
+
+def quick_plan(messages: int = 14_000) -> Plan:
+    """A plan of well under a minute, both runs and the broker's start included."""
+    return Plan(messages=messages, rate=1_000.0, work_ms=0.8)
