@@ -179,7 +179,7 @@ def _with_options(url: BrokerUrl, text: str, parts: SplitResult) -> BrokerUrl:
 
 def _refuse(text: str, why: str) -> NoReturn:
     shown = text.strip()
-    scheme, slashes, rest = shown.partition("://")
+    scheme, slashes, rest = shown.partition("://") if "://" in shown else ("", "", shown)
     credentials, at, address = rest.rpartition("@")
     if at:
         shown = f"{scheme}{slashes}{credentials.partition(':')[0]}:***@{address}"
