@@ -20,6 +20,8 @@ from partymq.group.names import DEFAULT_GROUP
 
 PREFIX = "PARTYMQ_"
 CONFIG_FILE_ENV = "PARTYMQ_CONFIG"
+_OTHERS = frozenset({CONFIG_FILE_ENV, "PARTYMQ_RABBITMQ_SERVER"})
+"""Variables that are not settings of the server but known to some other part."""
 
 Path_ = tuple[str, ...]
 """Where a setting stands: `("groups", "default", "key", "source")`."""
@@ -76,7 +78,7 @@ class _Loader:
         self._file = file
         self._table = table
         self._environ = {name: value for name, value in environ.items() if value.strip()}
-        self._known = {CONFIG_FILE_ENV}
+        self._known = set(_OTHERS)
         self._origins: dict[Path_, Origin] = {}
 
     def load(self) -> Configuration:

@@ -161,7 +161,8 @@ def test_a_large_body_that_waits_for_leave_is_never_sent(start):
     server = start().started()
     with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE) as plain:
         plain.sendall(
-            b"POST /clients/a/bind HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\nExpect: 100-continue\r\n\r\n"
+            b"POST /clients/a/bind HTTP/1.1\r\nHost: x\r\n"
+            b"Content-Length: 900000\r\nExpect: 100-continue\r\n\r\n"
         )
         answer = b""
         while chunk := plain.recv(65536):
