@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from partymq import __version__
-from partymq.cli import config, serve
+from partymq.cli import config, demo, dev, serve
 from partymq.errors import ConfigError, PartyMQError
 
 EXIT_FAILURE = 1
@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 app.command()(serve.serve)
 app.command()(config.config)
+app.command()(demo.demo)
+app.command()(dev.dev)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,17 +1,17 @@
 """The whole demo: a private broker, a run through PartyMQ, the same run through a plain queue, the tables."""
 
 import shutil
-import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
 from partymq.broker import PrivateNode
 from partymq.demo.board import Board, board_for
+from partymq.demo.endings import termination_interrupts
 from partymq.demo.flights import choose, read_flights, write_lines
 from partymq.demo.outcome import Outcome, judge
 from partymq.demo.plan import Plan
@@ -19,6 +19,7 @@ from partymq.demo.report import report
 from partymq.demo.run import DemoError, Run
 from partymq.demo.scenario import fly
 from partymq.demo.ways import PartyMQ, PlainQueue
+from partymq.errors import PartyMQError
 
 KEPT, BROKEN, FAILED, INTERRUPTED = 0, 1, 2, 130
 
@@ -38,7 +39,9 @@ def run_demo(plan: Plan, console: Console, *, keep: Path | None = None, compare:
     began = time.monotonic()
     status = FAILED
     try:
-        with _termination_interrupts():
+        with termination_interrupts():
+            if find_spec("pika") is None:
+                raise DemoError("workers and publisher need pika: pip install 'partymq[demo]'")
             folder.mkdir(parents=True, exist_ok=True)
             outcomes = _runs(plan, console, folder, compare)
             report(console, outcomes)
@@ -46,7 +49,7 @@ def run_demo(plan: Plan, console: Console, *, keep: Path | None = None, compare:
     except KeyboardInterrupt:
         console.print("interrupted; everything that was started has been ended")
         status = INTERRUPTED
-    except DemoError as failure:
+    except PartyMQError as failure:
         console.print(f"demo: {failure}", style="red", highlight=False, markup=False)
     finally:
         if keep is None and status in (KEPT, INTERRUPTED):
@@ -107,21 +110,3 @@ def _with_plain_queue(run: Run, board: Board) -> Outcome:
         return judge(run)
     finally:
         run.close()
-
-
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does; a second one while it cleans up is ignored."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        for one in numbers:
-            signal.signal(one, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -17,7 +17,7 @@ class Plan:
     messages: int = ALL_FLIGHTS
     rate: float = 2_000.0
     """Messages published per second."""
-    work_ms: float = 0.4
+    work_ms: float = 0.8
     """Work per message, on average; a few take 40 times as long."""
     prefetch: int = 50
     heartbeat: float = 0.4
@@ -40,6 +40,6 @@ class Plan:
         return self.messages / self.rate
 
 
-def quick_plan(messages: int = 14_000) -> Plan:
+def quick_plan(messages: int = 13_000) -> Plan:
     """A plan of well under a minute, both runs and the broker's start included."""
-    return Plan(messages=messages, rate=1_000.0, work_ms=0.8)
+    return Plan(messages=messages, rate=900.0, work_ms=1.6)

@@ -12,17 +12,23 @@ from partymq.demo.outcome import Outcome
 
 def report(console: Console, outcomes: Sequence[Outcome]) -> None:
     """Print what came out of the runs."""
-    console.print(_verdicts(outcomes))
-    console.print(_workers(outcomes))
+    _titled(console, "The same flights, the same workers coming and going", _verdicts(outcomes))
+    _titled(console, "Flights per worker", _workers(outcomes))
     for outcome in outcomes:
         if outcome.closing_status is not None:
-            console.print(_reactions(outcome))
+            title = f"How fast {outcome.title} reacted (seconds after the change)"
+            _titled(console, title, _reactions(outcome))
     for outcome in outcomes:
         _examples(console, outcome)
 
 
+def _titled(console: Console, title: str, table: Table) -> None:
+    console.print(f"\n{title}", style="bold", highlight=False)
+    console.print(table)
+
+
 def _verdicts(outcomes: Sequence[Outcome]) -> Table:
-    table = Table(title="The same flights, the same workers, the same kills", title_justify="left")
+    table = Table()
     table.add_column("")
     for outcome in outcomes:
         table.add_column(outcome.title, justify="right")
@@ -35,7 +41,7 @@ def _verdicts(outcomes: Sequence[Outcome]) -> Table:
     row("handled", *(f"{one.handled:,}" for one in verdicts))
     row("lost", *(_count(one.lost) for one in verdicts))
     row("out of order", *(_count(one.out_of_order) for one in verdicts))
-    row("  seen by the worker itself", *(f"{one.noticed:,}" for one in verdicts))
+    row("  visible in the worker's own state", *(f"{one.noticed:,}" for one in verdicts))
     row("two workers at one aircraft", *(_count(one.concurrent) for one in verdicts))
     row("repeated after a fault", *(f"{one.repeated - one.unexplained:,}" for one in verdicts))
     row("repeated without a fault", *(_count(one.unexplained) for one in verdicts))
@@ -49,7 +55,7 @@ def _verdicts(outcomes: Sequence[Outcome]) -> Table:
 
 
 def _workers(outcomes: Sequence[Outcome]) -> Table:
-    table = Table(title="Flights per worker", title_justify="left")
+    table = Table()
     for outcome in outcomes:
         table.add_column(outcome.title)
         table.add_column("flights", justify="right")
@@ -66,7 +72,7 @@ def _workers(outcomes: Sequence[Outcome]) -> Table:
 
 
 def _reactions(outcome: Outcome) -> Table:
-    table = Table(title=f"How fast {outcome.title} reacted (seconds after the change)", title_justify="left")
+    table = Table()
     table.add_column("at", justify="right")
     table.add_column("change")
     table.add_column("partitions moved", justify="right")

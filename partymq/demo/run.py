@@ -106,6 +106,8 @@ class Run:
         self._moved = time.monotonic()
         self._rate = Rate()
         folder.mkdir(parents=True, exist_ok=True)
+        for stale in [*folder.glob("*.notes"), *folder.glob("*.log")]:
+            stale.unlink()
 
     @property
     def published(self) -> int:

@@ -142,7 +142,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--amqp", required=True, help="URL of the broker")
     parser.add_argument("--exchange", required=True)
     parser.add_argument("--flights", required=True, help="file with a line for each flight")
-    parser.add_argument("--notes", required=True, help="file for the notes on what is confirmed")
+    parser.add_argument("--notes", default=os.devnull, help="file for the notes on what is confirmed")
     parser.add_argument("--rate", type=float, required=True, help="messages per second")
     return parser.parse_args(arguments)
 

@@ -74,6 +74,7 @@ class Worker:
         self.prefetch: int = options.prefetch
         self.work_seconds: float = options.work_ms / 1000
         self.heartbeat_seconds: float = options.heartbeat_s
+        self.show: bool = options.show
         self.notes = os.open(options.notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.aircraft: dict[str, Aircraft] = {}
         self.is_member = False
@@ -139,6 +140,8 @@ class Worker:
         if not aircraft.fly(flight):
             flags |= STALE
         time.sleep(self.work_seconds * effort(number))
+        if self.show:
+            print(flight["aircraft"], flight["flight"], flight["origin"], "->", flight["dest"], flush=True)
         self.note(END, number, flags)
         channel.basic_ack(method.delivery_tag)
 
@@ -202,10 +205,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     role.add_argument("--api", help="URL of PartyMQ's HTTP API: be a member of its group")
     role.add_argument("--queue", help="name of a plain queue: compete for its messages")
     parser.add_argument("--amqp", required=True, help="URL of the broker")
-    parser.add_argument("--notes", required=True, help="file for the notes on what is done")
+    parser.add_argument("--notes", default=os.devnull, help="file for the notes on what is done")
     parser.add_argument("--prefetch", type=int, default=50)
     parser.add_argument("--work-ms", type=float, default=0.5, help="work per message, on average")
     parser.add_argument("--heartbeat-s", type=float, default=0.5)
+    parser.add_argument("--show", action="store_true", help="print a line for each flight")
     return parser.parse_args(arguments)
 
 
