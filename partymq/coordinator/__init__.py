@@ -1,1 +1,1 @@
-"""coordinator"""
+"""The coordinator on the broker: election, commands, proofs, and one process's part in a group."""

@@ -88,6 +88,9 @@ class Coordinator:
         self._unsaved = False
         self._out: list[Effect] = []
         self._rebalance_since: float | None = None
+        self.sighted = True
+        """Whether it can be seen what a member has not acked; without, a living member is not paused for a
+        proof that can't be had: its partitions move when they are idle."""
         self.rebalances: list[float] = []
         """Durations in seconds of the rebalances completed; whoever reads them may clear the list."""
 
@@ -342,7 +345,7 @@ class Coordinator:
         if member.old_queue is not None:
             return member.old_queue, True, True
         if member.state is MemberState.READY:
-            return (member.queue, False, False) if to_move else None
+            return (member.queue if self.sighted else None, False, False) if to_move else None
         if member.state is MemberState.REBINDING or not mine:
             return None
         return member.queue, True, False

@@ -1,0 +1,143 @@
+"""Commands to the coordinator and their answers, both ends.
+
+A command goes to the group's coordinator queue, which only the coordinator consumes; the answer comes to the
+control queue of the front end, exclusive to its connection. Neither is persistent: a front end sends a
+command that got no answer again, under the same request id, and gives up in bounded time.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+import structlog
+from pamqp.commands import Basic
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection
+from partymq.amqp.content import Span, decode, encode_content, publish_frame
+from partymq.errors import BrokerError, ChannelClosed, ConnectionLost, NoCoordinator
+from partymq.group.names import coordinator_queue
+from partymq.group.wire import Call, Command, Reply, decode_command, decode_reply, encode
+
+_IN_USE: Final = frozenset({403, 405})
+_RETRY: Final = 0.1
+
+_log = structlog.get_logger(__name__)
+
+AnswerTo = Callable[[Reply], None]
+OnCommand = Callable[[Command, AnswerTo], None]
+
+
+async def serve_commands(connection: Connection, group: str, on_command: OnCommand) -> Channel:
+    """Consume the coordinator queue; returns the channel, whose end is the end of the service.
+
+    Waits while an earlier coordinator still consumes the queue. `on_command` gets a command and the function
+    that answers it, which may be called at any later time. Raises BrokerError.
+    """
+    queue = coordinator_queue(group)
+    channel = await connection.open_channel()
+
+    def delivered(buf: bytes, spans: list[Span]) -> None:
+        for span in spans:
+            message = decode(buf, span)
+            try:
+                command = decode_command(message.body)
+            except msgspec.DecodeError as error:
+                _log.warning("a message in the coordinator queue is no command; dropped", reason=str(error))
+                continue
+            reply_to = message.properties.reply_to or ""
+
+            def answer(reply: Reply, reply_to: str = reply_to) -> None:
+                _send(connection, channel, reply_to, encode(reply), Basic.Properties())
+
+            on_command(command, answer)
+
+    while True:
+        await channel.declare_queue(queue, durable=True)
+        try:
+            await channel.consume(queue, delivered, exclusive=True, no_ack=True)
+            return channel
+        except ChannelClosed as error:
+            if error.code not in _IN_USE:
+                raise
+        await asyncio.sleep(_RETRY)
+        channel = await connection.open_channel()
+
+
+class CommandClient:
+    """The front end's side. `start` it on a connection; it ends with that connection.
+
+    Args:
+        connection: may be shared with other things.
+        group: the group's name.
+        timeout: seconds that a call may take; half of it after the first try it is sent again.
+    """
+
+    def __init__(self, connection: Connection, group: str, *, timeout: float) -> None:
+        self._connection = connection
+        self._queue = coordinator_queue(group)
+        self._control = f"partymq.{group}.q.control-{uuid4().hex}"
+        self._timeout = timeout
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._channel: Channel | None = None
+
+    async def start(self) -> None:
+        """Declare the queues and listen for answers. Raises BrokerError."""
+        channel = await self._connection.open_channel()
+        await channel.declare_queue(self._queue, durable=True)
+        await channel.declare_queue(self._control, exclusive=True, auto_delete=True)
+        await channel.consume(self._control, self._delivered, no_ack=True)
+        self._channel = channel
+
+    async def call(self, request_id: str, call: Call) -> Reply:
+        """Ask the coordinator.
+
+        Raises NoCoordinator when nobody answered in time, ConnectionLost when the connection is gone.
+        """
+        channel = self._channel
+        if channel is None or channel.error is not None:
+            raise ConnectionLost(f"no connection to the broker: {channel and channel.error}")
+        blocked = self._connection.blocked
+        if blocked is not None:
+            raise NoCoordinator(f"the broker takes no messages at the moment ({blocked}); try again")
+        body = encode(Command(request_id, call))
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = answer
+        # What nobody takes in time must not be found there by a later coordinator.
+        properties = Basic.Properties(reply_to=self._control, expiration=str(int(self._timeout * 1000)))
+        try:
+            for _ in range(2):
+                _send(self._connection, channel, self._queue, body, properties)
+                done, _pending = await asyncio.wait([answer], timeout=self._timeout / 2)
+                if done:
+                    return answer.result()
+        finally:
+            del self._waiting[request_id]
+            answer.cancel()
+        raise NoCoordinator(f"no coordinator answered within {self._timeout:g} s; try again")
+
+    async def wait_closed(self) -> BrokerError:
+        """Wait until it is of no use any more."""
+        assert self._channel is not None
+        return await self._channel.wait_closed()
+
+    def _delivered(self, buf: bytes, spans: list[Span]) -> None:
+        for span in spans:
+            try:
+                reply = decode_reply(decode(buf, span).body)
+            except msgspec.DecodeError as error:
+                _log.warning("a message in the control queue is no reply; dropped", reason=str(error))
+                continue
+            answer = self._waiting.get(reply.request_id)
+            if answer is not None and not answer.done():
+                answer.set_result(reply)
+
+
+def _send(connection: Connection, channel: Channel, queue: str, body: bytes, properties: Any) -> None:
+    """Publish without waiting for anything; a lost connection is noticed elsewhere."""
+    if channel.error is not None:
+        return
+    content = encode_content(channel.number, body, properties, connection.frame_max)
+    connection.write(publish_frame(channel.number, "", queue) + content)

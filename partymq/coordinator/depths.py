@@ -1,0 +1,154 @@
+"""How much is in members' queues, from the two sources there are.
+
+The management API knows ready and unacked messages (exact for classic queues) but not the consumers; a
+passive declare knows consumers and ready ones. Consumers are asked for first: a queue that had none, and
+after that has nothing unacked, is in nobody's hands.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+import structlog
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection
+from partymq.coordinator.management import ManagedQueue, Management
+from partymq.errors import ChannelClosed, ConnectionLost, ManagementUnavailable
+
+_NOT_FOUND: Final = 404
+_LOCKED: Final = 405
+_RETRY_MANAGEMENT: Final = 15.0
+"""Seconds after which a management API that did not answer is tried again."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """What the broker says of one queue. None: not known.
+
+    `unacked` messages are with a consumer; `lagging` counts are up to ten seconds old (quorum queues).
+    """
+
+    exists: bool
+    ready: int | None = None
+    unacked: int | None = None
+    consumers: int | None = None
+    lagging: bool = False
+    fragile: str | None = None
+    """Why the queue may vanish with what is in it."""
+
+    @property
+    def empty(self) -> bool:
+        """Proven: nothing in the queue and nothing with a consumer."""
+        return not self.exists or (self.ready == 0 and self.unacked == 0)
+
+
+_GONE: Final = QueueDepth(exists=False)
+
+
+class QueueDepths:
+    """Asks for the depths of queues. One question at a time: callers share the channel.
+
+    Args:
+        connection: gives the connection on which passive declares are asked, None while there is none.
+        management: None where it is switched off.
+    """
+
+    def __init__(self, connection: Callable[[], Connection | None], management: Management | None) -> None:
+        self._connection = connection
+        self._management = management
+        self._channel: Channel | None = None
+        self._turn = asyncio.Lock()
+        self._retry_at = 0.0
+
+    @property
+    def sighted(self) -> bool:
+        """Whether unacked messages can be seen at all, as far as is known now."""
+        return self._management is not None and monotonic() >= self._retry_at
+
+    async def sample(self, queues: Collection[str], *, consumers: bool = True) -> dict[str, QueueDepth]:
+        """The depths of these queues now.
+
+        `consumers=False` leaves the consumers out where the management API answers: one call for all.
+        Raises ConnectionLost, CallTimeout.
+        """
+        if not queues:
+            return {}
+        async with self._turn:
+            asked: dict[str, QueueDepth] = {}
+            if consumers or not self.sighted:
+                asked = {queue: await self._declared(queue) for queue in queues}
+            managed = await self._managed(queues)
+        if managed is None:
+            return asked or {queue: await self._declared(queue) for queue in queues}
+        return {queue: _merged(asked.get(queue), managed.get(queue)) for queue in queues}
+
+    async def bindings(self, exchange: str) -> dict[str, list[str]] | None:
+        """Queues by routing key; None where nobody can be asked."""
+        if self._management is None or not self.sighted:
+            return None
+        try:
+            return await self._management.bindings(exchange)
+        except ManagementUnavailable as error:
+            self._blind(error)
+            return None
+
+    async def _managed(self, queues: Collection[str]) -> dict[str, ManagedQueue] | None:
+        if self._management is None or not self.sighted:
+            return None
+        try:
+            return await self._management.queues(queues)
+        except ManagementUnavailable as error:
+            self._blind(error)
+            return None
+
+    def _blind(self, error: ManagementUnavailable) -> None:
+        if self._retry_at == 0.0 or monotonic() - self._retry_at > _RETRY_MANAGEMENT:
+            _log.warning("queues can't be seen", reason=str(error), retry_seconds=_RETRY_MANAGEMENT)
+        self._retry_at = monotonic() + _RETRY_MANAGEMENT
+
+    async def _declared(self, queue: str) -> QueueDepth:
+        if self._channel is None or self._channel.error is not None:
+            connection = self._connection()
+            if connection is None:
+                raise ConnectionLost("the connection to the broker is being made again")
+            self._channel = await connection.open_channel()
+        try:
+            found = await self._channel.declare_queue(queue, passive=True)
+        except ChannelClosed as error:
+            if error.code == _NOT_FOUND:
+                return _GONE
+            if error.code == _LOCKED:
+                return QueueDepth(exists=True)
+            raise
+        return QueueDepth(exists=True, ready=found.messages, consumers=found.consumers)
+
+
+def _merged(asked: QueueDepth | None, managed: ManagedQueue | None) -> QueueDepth:
+    if managed is None:
+        return _GONE
+    return QueueDepth(
+        exists=True,
+        ready=managed.ready,
+        unacked=managed.unacked,
+        consumers=asked.consumers if asked is not None else None,
+        lagging=managed.kind != "classic",
+        fragile=_fragile(managed),
+    )
+
+
+def _fragile(queue: ManagedQueue) -> str | None:
+    traits = [
+        name
+        for name, present in (
+            ("exclusive", queue.exclusive),
+            ("auto-delete", queue.auto_delete),
+            ("not durable", not queue.durable),
+        )
+        if present
+    ]
+    return ", ".join(traits) or None

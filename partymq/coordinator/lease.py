@@ -1,0 +1,226 @@
+"""The lease: who holds the group's state message is the coordinator. Lock and state are one thing.
+
+The state queue is a single-active-consumer queue with one message. Whoever is delivered it keeps it unacked;
+to change the state it publishes the new one, waits for the confirm, and acks the old one as soon as the new
+one has come back to it, so that the queue is never without a state. When the holder's connection dies, the
+broker gives the message to the next in line, which first writes it anew with the next epoch.
+
+More than one message is left over by a crash between publish and ack: the highest (epoch, version) counts.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import structlog
+from pamqp.commands import Basic
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection
+from partymq.amqp.content import Span, decode
+from partymq.errors import BrokerError, ChannelClosed, ConfigError, LeaseLost
+from partymq.group.names import state_queue
+from partymq.group.state import GroupState
+
+_SETTLE: Final = 0.1
+"""Seconds in which what a dead coordinator had sent before it died arrives in its queues."""
+_PRECONDITION_FAILED: Final = 406
+
+_log = structlog.get_logger(__name__)
+
+
+class StateMessage(msgspec.Struct):
+    """What the state queue holds."""
+
+    epoch: int
+    version: int
+    instance: str
+    state: GroupState
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The higher one counts."""
+        return self.epoch, self.version
+
+
+_DECODE = msgspec.json.Decoder(StateMessage).decode
+
+
+@dataclass(slots=True)
+class _Held:
+    tag: int
+    message: StateMessage
+
+
+class Lease:
+    """One candidacy for the coordination of a group, on one connection.
+
+    Args:
+        connection: its death ends the lease; the router has to publish on it, so that both end at once.
+        group: the group's name.
+        partitions: their number, which must be that of the state.
+        instance: this process's name, for people.
+        queue_type: `quorum` or `classic`.
+        last_known: the state that this process last saved, used where the broker has lost its own.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        group: str,
+        partitions: int,
+        instance: str,
+        queue_type: str,
+        last_known: StateMessage | None = None,
+    ) -> None:
+        self._connection = connection
+        self._group = group
+        self._queue = state_queue(group)
+        self._partitions = partitions
+        self._instance = instance
+        self._queue_type = queue_type
+        self.current = last_known or StateMessage(0, 0, instance, GroupState.new(partitions))
+        """The state as it was last read or saved."""
+        self._held: list[_Held] = []
+        self._news = asyncio.Event()
+        self._acquired = False
+        self._lost: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
+        self._channel: Channel | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Number of the present term."""
+        return self.current.epoch
+
+    async def acquire(self) -> GroupState:
+        """Wait, for as long as it takes, until this process is the coordinator; the state it starts from.
+
+        Raises:
+            ConfigError: the state in the broker is that of another number of partitions.
+            BrokerError: the connection or the channel is gone.
+        """
+        channel = self._channel = await self._connection.open_channel()
+        ready = await self._declare()
+        channel = self._channel
+        await channel.select_confirms()
+        if ready == 0:
+            # Either nobody ever had this group, or somebody holds its state, which then counts for more.
+            await self._publish(self.current)
+        await channel.consume(self._queue, self._delivered, on_cancel=self._cancelled)
+        await self._wait_for_news()
+        await asyncio.sleep(_SETTLE)
+        best = self._highest()
+        while True:
+            if len(best.state.partitions) != self._partitions:
+                raise ConfigError(
+                    f"group {self._group!r}: `partitions` is {self._partitions}, but the group's state in"
+                    f" the broker (queue {self._queue}) was made for {len(best.state.partitions)}; set it"
+                    " back, or stop the group, let its members finish, and delete that queue"
+                )
+            self.current = StateMessage(best.epoch + 1, 0, self._instance, best.state)
+            await self._publish(self.current)
+            while not any(held.message.rank == self.current.rank for held in self._held):
+                await self._wait_for_news()
+            best = self._highest()
+            if best.rank == self.current.rank:
+                break
+        self._acquired = True
+        self._settle()
+        return self.current.state
+
+    async def save(self, state: GroupState) -> None:
+        """Save the state; on return the broker has confirmed it.
+
+        Raises LeaseLost when this process is not the coordinator any more, BrokerError when nobody can say.
+        """
+        if self._lost.done():
+            raise LeaseLost(str(self._lost.result()))
+        self.current = StateMessage(self.epoch, self.current.version + 1, self._instance, state)
+        await self._publish(self.current)
+        if self._lost.done():
+            raise LeaseLost(str(self._lost.result()))
+
+    async def wait_lost(self) -> BrokerError:
+        """Wait until the lease is lost, and why."""
+        channel = self._channel
+        assert channel is not None
+        closed = asyncio.ensure_future(channel.wait_closed())
+        try:
+            await asyncio.wait([closed, self._lost], return_when=asyncio.FIRST_COMPLETED)
+            return self._lost.result() if self._lost.done() else closed.result()
+        finally:
+            closed.cancel()
+
+    async def _declare(self) -> int:
+        arguments = {"x-queue-type": self._queue_type, "x-single-active-consumer": True}
+        assert self._channel is not None
+        try:
+            found = await self._channel.declare_queue(self._queue, durable=True, arguments=arguments)
+        except ChannelClosed as error:
+            if error.code != _PRECONDITION_FAILED:
+                raise
+            _log.warning(
+                "the state queue stands with other arguments; it is used as it is", reason=error.text
+            )
+            self._channel = await self._connection.open_channel()
+            found = await self._channel.declare_queue(self._queue, passive=True)
+        return found.messages
+
+    async def _publish(self, message: StateMessage) -> None:
+        assert self._channel is not None
+        properties = Basic.Properties(content_type="application/json", delivery_mode=2)
+        await self._channel.publish("", self._queue, msgspec.json.encode(message), properties, mandatory=True)
+
+    async def _wait_for_news(self) -> None:
+        self._news.clear()
+        lost = asyncio.ensure_future(self.wait_lost())
+        news = asyncio.ensure_future(self._news.wait())
+        try:
+            await asyncio.wait([lost, news], return_when=asyncio.FIRST_COMPLETED)
+            if lost.done() and not news.done():
+                raise lost.result()
+        finally:
+            lost.cancel()
+            news.cancel()
+
+    def _delivered(self, buf: bytes, spans: list[Span]) -> None:
+        assert self._channel is not None
+        for span in spans:
+            body = decode(buf, span).body
+            try:
+                message = _DECODE(body)
+            except msgspec.DecodeError as error:
+                _log.error(
+                    "a message in the state queue is no state; dropped", reason=str(error), body=body[:200]
+                )
+                self._channel.ack(span[0])
+                continue
+            self._held.append(_Held(span[0], message))
+        if self._acquired:
+            self._settle()
+        self._news.set()
+
+    def _settle(self) -> None:
+        """Ack what counts for less than the state in force, once that one is in our hands."""
+        assert self._channel is not None
+        if any(held.message.epoch > self.epoch for held in self._held):
+            self._lose(LeaseLost("another coordinator's term has begun"))
+            return
+        if not any(held.message.rank == self.current.rank for held in self._held):
+            return
+        for held in self._held:
+            if held.message.rank < self.current.rank:
+                self._channel.ack(held.tag)
+        self._held = [held for held in self._held if held.message.rank >= self.current.rank]
+
+    def _highest(self) -> StateMessage:
+        return max((held.message for held in self._held), key=lambda message: message.rank)
+
+    def _cancelled(self) -> None:
+        self._lose(LeaseLost(f"the state queue {self._queue} was deleted or moved"))
+
+    def _lose(self, error: BrokerError) -> None:
+        if not self._lost.done():
+            self._lost.set_result(error)

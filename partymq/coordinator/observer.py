@@ -1,0 +1,170 @@
+"""Looks at the members' queues, again and again, and tells the router and the coordinator what it sees."""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
+
+import structlog
+
+from partymq.config.settings import GroupSettings
+from partymq.coordinator.depths import QueueDepth, QueueDepths
+from partymq.errors import BrokerError
+from partymq.group.coordinator import Coordinator
+from partymq.group.events import Event, Learned, Observed
+from partymq.group.names import member_key
+from partymq.group.state import Member, MemberState, SetAside
+from partymq.router import Router
+from partymq.router.events import Depth
+
+_INTERVAL: Final = 0.2
+_CALLS_PER_SECOND: Final = 100
+"""Passive declares at most: with many members they are looked at less often."""
+_BINDINGS_INTERVAL: Final = 1.0
+_SEEN: Final = frozenset({MemberState.READY, MemberState.SET_ASIDE})
+
+_log = structlog.get_logger(__name__)
+
+
+class Observer:
+    """Samples depths for windows and for members that cannot receive; learns queues from their bindings.
+
+    Args:
+        happened: takes the events for the coordinator.
+    """
+
+    def __init__(
+        self,
+        settings: GroupSettings,
+        coordinator: Coordinator,
+        depths: QueueDepths,
+        router: Router,
+        happened: Callable[[Event], None],
+    ) -> None:
+        self._settings = settings
+        self._coordinator = coordinator
+        self._depths = depths
+        self._router = router
+        self._happened = happened
+        self._latest: dict[str, QueueDepth] = {}
+        self._warned: set[str] = set()
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look now: somebody came whose queue is not known."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled. A broker that does not answer is asked again later."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_depths())
+            tasks.create_task(self._watch_bindings())
+
+    async def queue_of(self, hostname: str) -> str | None:
+        """The queue bound with a member's key, None where none is or nobody can be asked.
+
+        Of several the one that has a consumer counts, or else the last: an earlier incarnation may have left
+        its own behind.
+        """
+        bindings = await self._depths.bindings(self._settings.exchange)
+        queues = (bindings or {}).get(member_key(hostname), [])
+        if len(queues) > 1:
+            _log.warning("several queues are bound with one member's key", hostname=hostname, queues=queues)
+            depths = await self._depths.sample(queues)
+            consumed = [queue for queue in queues if depths[queue].consumers]
+            return (consumed or queues)[-1]
+        return queues[0] if queues else None
+
+    def add_to(self, member: dict[str, Any]) -> None:
+        """Add what is known of a member's queue to its description."""
+        depth = self._latest.get(member["hostname"])
+        member["messages_ready"] = depth.ready if depth is not None else None
+        member["messages_unacked"] = depth.unacked if depth is not None else None
+        member["consumers"] = depth.consumers if depth is not None else None
+        member["queue_warning"] = (
+            f"the queue is {depth.fragile}: what is in it is lost when it goes"
+            if depth is not None and depth.fragile
+            else None
+        )
+
+    def depth_of(self, hostname: str) -> QueueDepth | None:
+        """The last depth seen of a member's queue."""
+        return self._latest.get(hostname)
+
+    async def _watch_depths(self) -> None:
+        consumers_at = 0.0
+        while True:
+            seen = {
+                member.queue: member
+                for member in self._coordinator.state.members.values()
+                if member.state in _SEEN and member.queue is not None
+            }
+            interval = max(_INTERVAL, len(seen) / _CALLS_PER_SECOND)
+            consumers = monotonic() >= consumers_at
+            asked = {queue: (member.hostname, member.incarnation) for queue, member in seen.items()}
+            try:
+                depths = await self._depths.sample(list(asked), consumers=consumers)
+            except BrokerError as error:
+                _log.info("queues could not be looked at", reason=str(error))
+                depths = {}
+            if consumers:
+                consumers_at = monotonic() + interval
+            for queue, depth in depths.items():
+                self._seen(*asked[queue], depth)
+            await asyncio.sleep(interval)
+
+    def _seen(self, hostname: str, incarnation: int, depth: QueueDepth) -> None:
+        before = self._latest.get(hostname)
+        if depth.consumers is None and before is not None:
+            depth = QueueDepth(
+                depth.exists, depth.ready, depth.unacked, before.consumers, depth.lagging, depth.fragile
+            )
+        self._latest[hostname] = depth
+        if depth.exists and depth.ready is not None and not depth.lagging:
+            self._router.observe(hostname, Depth(depth.ready, depth.unacked, depth.consumers), monotonic())
+        if depth.fragile is not None and hostname not in self._warned:
+            self._warned.add(hostname)
+            _log.warning(
+                "a member's queue can vanish with what is in it", hostname=hostname, queue_is=depth.fragile
+            )
+        self._happened(Observed(hostname, incarnation, depth.exists, depth.consumers))
+
+    async def _watch_bindings(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self._look_at_bindings()
+            except BrokerError as error:
+                _log.info("bindings could not be looked at", reason=str(error))
+            try:
+                async with asyncio.timeout(_BINDINGS_INTERVAL):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _look_at_bindings(self) -> None:
+        members = list(self._coordinator.state.members.values())
+        unknown = [m for m in members if m.state is MemberState.READY and m.queue is None]
+        unbound = [m for m in members if m.state is MemberState.SET_ASIDE and m.reason is SetAside.RETURNED]
+        if not unknown and not unbound:
+            return
+        incarnations = {m.hostname: m.incarnation for m in (*unknown, *unbound)}
+        for member in unknown:
+            queue = await self.queue_of(member.hostname)
+            if queue is not None:
+                self._happened(Learned(member.hostname, incarnations[member.hostname], queue))
+        if unbound:
+            bindings = await self._depths.bindings(self._settings.exchange)
+            for member in unbound:
+                if bindings is not None:
+                    self._happened(self._bound(member, incarnations[member.hostname], bindings))
+
+    def _bound(self, member: Member, incarnation: int, bindings: dict[str, list[str]]) -> Observed:
+        queues = bindings.get(member_key(member.hostname), [])
+        bound = bool(queues) if member.queue is None else member.queue in queues
+        return Observed(member.hostname, incarnation, exists=bound, bound=bound)
+
+    def forget(self, hostname: str) -> None:
+        """A member is no more."""
+        self._latest.pop(hostname, None)
+        self._warned.discard(hostname)

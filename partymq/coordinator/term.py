@@ -1,0 +1,337 @@
+"""One term: the coordinator's decisions, carried out on the broker until the lease is lost.
+
+Everything that happens becomes an event in one queue; one task takes them out, asks the pure coordinator,
+saves the state where it changed, and carries out the effects in the order they came. Events that are waiting
+together share one save.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from partymq.amqp.connection import Connection
+from partymq.config.settings import BrokerSettings, GroupSettings
+from partymq.coordinator.commands import AnswerTo, serve_commands
+from partymq.coordinator.depths import QueueDepths
+from partymq.coordinator.lease import Lease
+from partymq.coordinator.observer import Observer
+from partymq.coordinator.proofs import Proofs
+from partymq.coordinator.statistics import GroupStatistics
+from partymq.coordinator.topology import prepare
+from partymq.errors import BrokerError
+from partymq.group import events as ev
+from partymq.group.coordinator import Coordinator
+from partymq.group.membership import Timing
+from partymq.group.names import dead_letter_queue
+from partymq.group.state import GroupState
+from partymq.group.wire import Bind, Command, Describe, Heartbeat, MemberCall, Ready, Reply, Status, Unbind
+from partymq.router import Router, RouterSettings
+from partymq.router import events as routed
+
+_TICK: Final = 0.2
+_RENEW: Final = 240.0
+"""Seconds after which the state is saved again, so that the broker does not find it unacked for too long."""
+_MOST_AT_ONCE: Final = 500
+_MOST_WAITING: Final = 20_000
+"""Events in the queue from which on commands are not taken: their senders try again."""
+_RETRY: Final = 0.5
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+
+
+class Term:
+    """One term as the coordinator of one group.
+
+    Args:
+        broker: where the broker is; the router connects to it for consuming.
+        settings: the group's.
+        lease: held; its connection is the one the router publishes on.
+        state: the state that the lease was acquired with.
+        connection: the coordinator's.
+        depths: asks for the broker's counts.
+        statistics: counts on over the terms.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        settings: GroupSettings,
+        lease: Lease,
+        state: GroupState,
+        connection: Connection,
+        depths: QueueDepths,
+        statistics: GroupStatistics,
+    ) -> None:
+        self._settings = settings
+        self._lease = lease
+        self._connection = connection
+        self._depths = depths
+        self._statistics = statistics
+        self._router = Router(
+            router_settings(broker, settings),
+            broker.url,
+            self._routed,
+            prepare=lambda: prepare(connection, settings),
+            statistics=statistics.router,
+        )
+        self._proofs = Proofs(
+            self._router, depths, drain_timeout=settings.drain_timeout, idle_handover=settings.idle_handover
+        )
+        timing = Timing(
+            expires_after=settings.heartbeat.expires_after,
+            pending_expires_after=settings.heartbeat.pending_expires_after,
+            consumer_grace=settings.consumer_grace,
+        )
+        self.coordinator = Coordinator(state, timing)
+        self._observer = Observer(settings, self.coordinator, depths, self._router, self._happened)
+        self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
+        self._answers: dict[str, list[AnswerTo]] = {}
+        self._tasks = asyncio.TaskGroup()
+        self._handovers: dict[int, asyncio.Task[None]] = {}
+        self._locked: dict[int, tuple[int, ...]] = {}
+        self._fetch: asyncio.Task[None] | None = None
+        self._renewal_due = False
+        self._began = time.time()
+
+    async def run(self) -> None:
+        """Coordinate until the lease is lost; cancelled, end in good order (see `Router.run`).
+
+        Raises the BrokerError that ended it.
+        """
+        router = asyncio.create_task(self._router.run(self._connection), name="router")
+        try:
+            async with self._tasks as tasks:
+                self._perform(self.coordinator.start(monotonic(), time.time()))
+                tasks.create_task(self._serve())
+                tasks.create_task(self._take_events())
+                tasks.create_task(self._tick())
+                tasks.create_task(self._renew())
+                tasks.create_task(self._observer.run())
+                tasks.create_task(self._watch(router))
+        except* BrokerError as errors:
+            raise first_error(errors) from None
+        finally:
+            router.cancel()
+            await asyncio.wait([router])
+
+    def submit(self, command: Command, answer: AnswerTo) -> None:
+        """A command, from wherever it came; `answer` is called when it has been carried out and saved."""
+        match command.call:
+            case Describe():
+                answer(Reply(command.request_id, Status.OK, self.describe()))
+            case Ready(hostname, None):
+                self._tasks.create_task(self._ready_with_unknown_queue(hostname, command, answer))
+            case Bind() | Ready() | Unbind() | Heartbeat():
+                self._submitted(command.request_id, command.call, answer)
+
+    def describe(self) -> dict[str, Any]:
+        """What `GET /groups/{group}` shows of this term."""
+        now = monotonic()
+        described = self.coordinator.describe(now)
+        described["epoch"] = self._lease.epoch
+        described["coordinator"] = self._lease.current.instance
+        described["coordinates_since"] = self._began
+        described["unready"] = self.unready()
+        for member in described["members"]:
+            self._observer.add_to(member)
+        self._router.add_to(described)
+        return described
+
+    def unready(self) -> str | None:
+        """Why nothing is routed now; None where all is well."""
+        if self._connection.blocked is not None:
+            return f"the broker takes no messages at the moment: {self._connection.blocked}"
+        return self._router.unready()
+
+    # -- events in -------------------------------------------------------------------------------------
+
+    def _happened(self, event: ev.Event) -> None:
+        self._events.put_nowait(event)
+
+    def _submitted(self, request_id: str, call: MemberCall, answer: AnswerTo) -> None:
+        if self._events.qsize() >= _MOST_WAITING:
+            return  # the caller asks again, or gives up
+        self._answers.setdefault(request_id, []).append(answer)
+        self._happened(ev.Called(request_id, call))
+
+    async def _ready_with_unknown_queue(self, hostname: str, command: Command, answer: AnswerTo) -> None:
+        try:
+            queue = await self._observer.queue_of(hostname)
+        except BrokerError:
+            queue = None
+        self._submitted(command.request_id, Ready(hostname, queue), answer)
+        if queue is None:
+            self._observer.wake()
+
+    def _routed(self, event: routed.RouterEvent) -> None:
+        """What the router has to say, as events of the coordinator's."""
+        match event:
+            case routed.Unroutable(hostname, reason):
+                self._happened(ev.Unroutable(hostname, reason))
+            case routed.HoldExhausted(hostnames):
+                self._happened(ev.HoldExhausted(hostnames))
+            case routed.Fetched(number):
+                self._happened(ev.Fetched(number))
+
+    async def _serve(self) -> None:
+        channel = await serve_commands(self._connection, self._settings.name, self.submit)
+        raise await channel.wait_closed()
+
+    async def _tick(self) -> None:
+        blocked = False
+        interval = min(_TICK, self._settings.heartbeat.check_interval)
+        while True:
+            await asyncio.sleep(interval)
+            # While the broker takes no messages, no heartbeat of another instance's clients gets here.
+            if blocked and self._connection.blocked is None:
+                self._happened(ev.HeldUp())
+            blocked = self._connection.blocked is not None
+            if not blocked:
+                self._happened(ev.Tick())
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEW)
+            self._renewal_due = True
+            self._happened(ev.Tick())
+
+    async def _watch(self, router: asyncio.Task[None]) -> None:
+        """End the term when the lease is lost or the router can't go on."""
+        lost = asyncio.create_task(self._lease.wait_lost())
+        try:
+            await asyncio.wait([router, lost], return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                raise lost.result()
+            router.result()
+        finally:
+            lost.cancel()
+
+    # -- decisions ---------------------------------------------------------------------------------------
+
+    async def _take_events(self) -> None:
+        while True:
+            batch = [await self._events.get()]
+            while len(batch) < _MOST_AT_ONCE and not self._events.empty():
+                batch.append(self._events.get_nowait())
+            now = monotonic()
+            self.coordinator.sighted = self._depths.sighted
+            effects = [effect for event in batch for effect in self.coordinator.handle(event, now)]
+            if self._renewal_due or any(isinstance(effect, ev.Save) for effect in effects):
+                self._renewal_due = False
+                await self._lease.save(self.coordinator.state)
+            self._perform(effects)
+
+            self._statistics.rebalanced(self.coordinator.rebalances)
+            self._statistics.term(self._lease.epoch, self.coordinator)
+
+    def _perform(self, effects: list[ev.Effect]) -> None:
+        """Carry out effects in their order. None of them blocks."""
+        router = self._router
+        for effect in effects:
+            match effect:
+                case ev.Save():
+                    pass
+                case ev.Answer(request_id, status):
+                    for answer in self._answers.pop(request_id, ()):
+                        answer(Reply(request_id, status))
+                case ev.Pause(hostname):
+                    router.pause(hostname)
+                case ev.Resume(hostname):
+                    router.resume(hostname)
+                case ev.GiveWay(hostname):
+                    router.give_way(hostname)
+                case ev.Assign(owners, locked):
+                    router.assign(owners, locked)
+                case ev.Unlock(partitions):
+                    router.unlock(partitions)
+                case ev.Drain():
+                    self._begin(effect.handover, partial(self._proofs.drained, effect))
+                case ev.Reclaim():
+                    self._begin(effect.handover, partial(self._proofs.reclaimed, effect))
+                case ev.Cancel(number):
+                    self._cancel(number)
+                case ev.Fetch(number, queue, hostname):
+                    self._fetch = self._tasks.create_task(self._fetch_leftover(number, queue, hostname))
+                case ev.CancelFetch(number):
+                    self._end_fetch()
+                    router.cancel_fetch(number)
+                case ev.Forget(hostname):
+                    router.forget(hostname)
+                    self._observer.forget(hostname)
+                case ev.Start():
+                    router.start()
+                case ev.Stop():
+                    self._end_fetch()
+                    router.stop()
+        for effect in effects:
+            if not isinstance(effect, (ev.Save, ev.Answer)):
+                _log.debug("effect", group=self._settings.name, effect=effect)
+
+    def _begin(self, number: int, prove: Callable[[], Awaitable[ev.Event]]) -> None:
+        self._handovers[number] = self._tasks.create_task(self._hand_over(number, prove))
+
+    async def _hand_over(self, number: int, prove: Callable[[], Awaitable[ev.Event]]) -> None:
+        proof = await _persistently(prove)
+        if isinstance(proof, ev.Released) and proof.partitions is not None:
+            self._locked[number] = proof.partitions
+        self._handovers.pop(number, None)
+        self._happened(proof)
+
+    def _cancel(self, number: int) -> None:
+        task = self._handovers.pop(number, None)
+        if task is not None:
+            task.cancel()
+        self._router.unlock(self._locked.pop(number, ()))
+
+    async def _fetch_leftover(self, number: int, queue: str, hostname: str) -> None:
+        if await _persistently(lambda: self._proofs.untouched(queue)):
+            self._router.fetch(number, queue, hostname)
+        else:
+            self._happened(ev.Fetched(number))
+
+    def _end_fetch(self) -> None:
+        if self._fetch is not None:
+            self._fetch.cancel()
+            self._fetch = None
+
+
+async def _persistently(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """The answer, asked for again while the broker can't be asked."""
+    while True:
+        try:
+            return await ask()
+        except BrokerError as error:
+            _log.info("the broker could not be asked", reason=str(error), retry_seconds=_RETRY)
+        await asyncio.sleep(_RETRY)
+
+
+def first_error(errors: BaseExceptionGroup[BrokerError]) -> BrokerError:
+    """The first of several errors, which usually have one cause."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, BrokerError)
+    return error
+
+
+def router_settings(broker: BrokerSettings, settings: GroupSettings) -> RouterSettings:
+    """What the router of a group is told."""
+    return RouterSettings(
+        group=settings.name,
+        source_queue=settings.source_queue,
+        exchange=settings.exchange,
+        dead_letter_queue=dead_letter_queue(settings.name),
+        partitions=settings.partitions,
+        key=settings.key_rule,
+        prefetch=settings.prefetch,
+        hold_messages=settings.hold_messages,
+        hold_bytes=settings.hold_bytes,
+        window=settings.window,
+        max_hold=broker.max_hold,
+    )

@@ -1,0 +1,62 @@
+"""What has to stand in the broker before a group can route, and what is there already and is respected."""
+
+from typing import Final
+
+import structlog
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection
+from partymq.config.settings import GroupSettings
+from partymq.errors import ChannelClosed
+from partymq.group.names import dead_letter_queue
+
+_NOT_FOUND: Final = 404
+_PRECONDITION_FAILED: Final = 406
+
+_log = structlog.get_logger(__name__)
+
+
+async def prepare(connection: Connection, settings: GroupSettings) -> None:
+    """Declare the write exchange, the dead-letter queue and, where the settings say so, the source.
+
+    What stands already with other attributes is used as it is, with a warning. A source queue that PartyMQ is
+    not to declare is not touched. Raises ChannelClosed (404 where `source_exchange` does not exist) and other
+    BrokerErrors.
+    """
+    channel = await connection.open_channel()
+    try:
+        channel = await _declare_exchange(connection, channel, settings.exchange)
+        channel = await _declare_queue(connection, channel, dead_letter_queue(settings.name), "classic")
+        if settings.declares_source:
+            channel = await _declare_queue(
+                connection, channel, settings.source_queue, settings.source_queue_type
+            )
+        if settings.source_exchange is not None:
+            for key in settings.source_binding_keys:
+                await channel.bind_queue(settings.source_queue, settings.source_exchange, key)
+    finally:
+        await channel.close()
+
+
+async def _declare_exchange(connection: Connection, channel: Channel, name: str) -> Channel:
+    try:
+        await channel.declare_exchange(name, "direct", durable=True)
+        return channel
+    except ChannelClosed as error:
+        if error.code != _PRECONDITION_FAILED:
+            raise
+        _log.warning("the exchange stands with other attributes; it is used as it is", reason=error.text)
+        return await connection.open_channel()
+
+
+async def _declare_queue(connection: Connection, channel: Channel, name: str, kind: str) -> Channel:
+    """Declare a durable queue unless there is one of that name."""
+    try:
+        await channel.declare_queue(name, passive=True)
+        return channel
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+    channel = await connection.open_channel()
+    await channel.declare_queue(name, durable=True, arguments={"x-queue-type": kind})
+    return channel
