@@ -143,13 +143,13 @@ def _views(groups: Mapping[str, GroupFace], settings: Settings, is_stopping: Cal
         except TimeoutError:
             raise NoCoordinator(f"group {group.name}: the coordinator did not answer in time") from None
         reason = group.unready()
-        return {"name": group.name, "routing": reason is None, "reason": reason, **description}
+        return {"group": group.name, "routing": reason is None, "reason": reason, **description}
 
     async def described_or_why_not(group: GroupFace) -> dict[str, Any]:
         try:
             return await described(group)
         except (GroupError, BrokerError) as error:
-            return {"name": group.name, "routing": False, "reason": group.unready() or str(error)}
+            return {"group": group.name, "routing": False, "reason": group.unready() or str(error)}
 
     async def all_groups() -> Response:
         found = await asyncio.gather(*(described_or_why_not(group) for group in groups.values()))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from partymq.group.wire import MemberCall, Status
+from partymq.router.statistics import Statistics as RouterStatistics
 
 
 class Durations(Protocol):
@@ -27,6 +28,10 @@ class Statistics(Protocol):
 
     Read at scrape time on the event loop; whoever counts only adds to plain numbers.
     """
+
+    @property
+    def router(self) -> RouterStatistics:
+        """What the router counts, in its own words."""
 
     @property
     def routed_messages(self) -> int:

@@ -14,6 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from partymq import __version__
+from partymq.group.state import MemberState
 from partymq.server.face import Durations, GroupFace, Statistics
 
 _COUNTERS: tuple[tuple[str, str, Callable[[Statistics], int]], ...] = (
@@ -30,6 +31,24 @@ _COUNTERS: tuple[tuple[str, str, Callable[[Statistics], int]], ...] = (
         "partymq_reconnects",
         "How often a connection to the broker was made again.",
         lambda s: s.reconnects,
+    ),
+    (
+        "partymq_keyless_messages",
+        "Messages without a usable key that were routed nevertheless.",
+        lambda s: s.router.spread,
+    ),
+    ("partymq_fetched_messages", "Messages of leftovers fetched back.", lambda s: s.router.fetched),
+    (
+        "partymq_gave_way_messages",
+        "Messages sent beyond a member's window, or to a paused member, lest others starve.",
+        lambda s: s.router.gave_way,
+    ),
+    ("partymq_nacks", "Messages that the broker refused.", lambda s: s.router.nacks),
+    ("partymq_sessions", "Sessions of the router begun.", lambda s: s.router.sessions),
+    (
+        "partymq_session_failures",
+        "Sessions of the router that ended because something went wrong.",
+        lambda s: s.router.session_failures,
     ),
 )
 _GAUGES: tuple[tuple[str, str, Callable[[Statistics], int]], ...] = (
@@ -109,8 +128,9 @@ class _Groups(Collector):
         for group, numbers in read.items():
             for reason, count in numbers.rejects.items():
                 rejects.add_metric([group, reason], count)
-            for state, count in numbers.members.items():
-                members.add_metric([group, state], count)
+            if numbers.coordinates:
+                for state in MemberState:
+                    members.add_metric([group, state.value], numbers.members.get(state.value, 0))
             for partition, count in numbers.lag.items():
                 lag.add_metric([group, str(partition)], count)
         yield from (rejects, members, lag)

@@ -179,7 +179,7 @@ READY: dict[str, Any] = {
 _GROUP_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "name": {"type": "string"},
+        "group": {"type": "string"},
         "routing": {"type": "boolean", "description": "Whether it can route now."},
         "reason": {"type": ["string", "null"], "description": "Why not."},
         "epoch": {"type": "integer", "description": "Number of the coordinator's term."},
@@ -198,7 +198,7 @@ GROUPS: dict[str, Any] = {
         200: _json(
             "The groups.",
             {"type": "object", "properties": {"groups": {"type": "array", "items": _GROUP_SCHEMA}}},
-            {"groups": [{"name": "default", "routing": True, "reason": None}]},
+            {"groups": [{"group": "default", "routing": True, "reason": None}]},
         )
     },
 }
@@ -210,7 +210,7 @@ GROUP: dict[str, Any] = {
     "operation_id": "group",
     "openapi_extra": {"parameters": [_GROUP_NAME]},
     "responses": {
-        200: _json("The group.", _GROUP_SCHEMA, {"name": "default", "routing": True, "reason": None}),
+        200: _json("The group.", _GROUP_SCHEMA, {"group": "default", "routing": True, "reason": None}),
         404: _COMMON[404],
         503: _BUSY,
     },

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from partymq.group.wire import Bind, Heartbeat, MemberCall, Ready, Status
+from partymq.router.statistics import Statistics as RouterStatistics
 
 
 @dataclass
@@ -16,6 +17,7 @@ class FakeDurations:
 
 @dataclass
 class FakeStatistics:
+    router: RouterStatistics = field(default_factory=lambda: RouterStatistics(sessions=11, spread=13))
     routed_messages: int = 12
     routed_bytes: int = 3400
     confirm_latency: FakeDurations = field(default_factory=FakeDurations)

@@ -50,7 +50,7 @@ async def test_ready_says_which_group_cannot_route_and_why(http, groups):
 async def test_a_group_is_shown_as_it_describes_itself(http, groups):
     groups["orders"].members["pod-1"] = "ready"
     assert (await http.get("/groups/orders")).json() == {
-        "name": "orders",
+        "group": "orders",
         "routing": True,
         "reason": None,
         "epoch": 1,
@@ -66,7 +66,7 @@ async def test_all_groups_are_shown_also_where_one_cannot_be_asked(http, groups)
     assert response.status_code == 200
     shown = response.json()["groups"]
     assert shown[0]["generation"] == 2
-    assert shown[1] == {"name": "orders", "routing": False, "reason": "the broker is away"}
+    assert shown[1] == {"group": "orders", "routing": False, "reason": "the broker is away"}
 
 
 async def test_a_group_that_cannot_be_asked_is_to_be_asked_again(http, groups):
@@ -96,6 +96,9 @@ async def test_metrics_are_the_groups_numbers(http):
         'partymq_rejects_total{group="default",reason="absent"} 4.0',
         'partymq_reconnects_total{group="default"} 3.0',
         'partymq_members{group="default",state="ready"} 2.0',
+        'partymq_members{group="default",state="lost"} 0.0',
+        'partymq_sessions_total{group="default"} 11.0',
+        'partymq_keyless_messages_total{group="default"} 13.0',
         'partymq_partition_lag_messages{group="default",partition="0"} 9.0',
         'partymq_coordinator{group="default"} 1.0',
         'partymq_epoch{group="default"} 6.0',
