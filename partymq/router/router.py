@@ -1,4 +1,4 @@
-"""The router of one group, as its coordinator sees it: commands in, events out, `run` for as long as a term."""
+"""The router of one group, as its coordinator sees it: commands in, events out, one `run` a term."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
@@ -15,8 +15,8 @@ Prepare = Callable[[], Awaitable[None]]
 class Router:
     """Takes messages from the source to the queues of the members, in order, losing none.
 
-    All commands are synchronous, may be given at any time (with a session, without, before `run`), take effect at
-    once, and are idempotent. A router is for one `run`: another term needs another router.
+    All commands are synchronous, may be given at any time (with a session, without, before `run`), take effect
+    at once, and are idempotent. A router is for one `run`: another term needs another router.
 
     Args:
         settings: of the group.
@@ -95,7 +95,7 @@ class Router:
         """Give the fetch up, if it is under way."""
 
     def observe(self, hostname: str, depth: Depth, now: float) -> None:
-        """What the broker says of the member's queue, asked for at `now` (monotonic seconds): sets its window.
+        """What the broker said of the member's queue at `now` (monotonic seconds): sets its window.
 
         The more often it is told, the better the window fits: four times a second is good.
         """
@@ -117,7 +117,7 @@ class Router:
         """Messages sent to the member in this session, leftovers included."""
 
     def idle_since(self, partition: int) -> float:
-        """Monotonic seconds at which the last message of a partition was sent; of this router's making if none."""
+        """Monotonic seconds at which a partition's last message was sent; if none, the router was made."""
 
     def unready(self) -> str | None:
         """Why nothing is routed now, in words; None where all is well."""
@@ -132,7 +132,7 @@ class Router:
     def add_to(self, described: dict[str, Any]) -> None:
         """Add what the router knows to the coordinator's description of the group.
 
-        To each of `members`: held, outstanding (sent, not confirmed), window (messages; None = no limit), rate
-        (messages a second that it gets through, as estimated). To each of `partitions`: held, messages.
+        To each of `members`: held, outstanding (sent, not confirmed), window (messages; None = no limit),
+        rate (messages a second that it gets through, as estimated). To each of `partitions`: held, messages.
         At the top: `router` with session, unready, held_messages, held_bytes, fetching.
         """

@@ -1,4 +1,4 @@
-"""Plain counters of a router. They only grow, except where it says so; whoever reads them may read anywhere."""
+"""Plain counters of a router: they only grow, except where it says so."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
