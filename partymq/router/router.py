@@ -15,8 +15,8 @@ Prepare = Callable[[], Awaitable[None]]
 class Router:
     """Takes messages from the source to the queues of the members, in order, losing none.
 
-    All commands are synchronous, may be given at any time (with a session, without, before `run`), take effect
-    at once, and are idempotent. A router is for one `run`: another term needs another router.
+    All commands are synchronous, may be given at any time (with a session, without, before `run`), take
+    effect at once, and are idempotent. A router is for one `run`: another term needs another router.
 
     Args:
         settings: of the group.

@@ -1,9 +1,9 @@
 """How many messages may lie in a member's queue: what the member gets through in a given time.
 
 A member's rate is not known beforehand, and is seen only while it has work all the time. A window begins
-small; whenever the queue turns out to have run dry it grows by a factor, as long as that can't mean much more
-than the given time; when the member was seen to be busy throughout, its rate is known and the window is set by
-it. Between two looks at the queue the member is taken to go on at its rate, so that it does not run dry.
+small; whenever the queue turns out to have run dry it grows by a factor, as long as that can't mean much
+more than the given time; when the member was seen to be busy throughout, its rate is known and the window
+is set by it. Between two looks at the queue the member is taken to go on at its rate.
 
 Pure: counts and the time are passed in.
 """
@@ -116,9 +116,10 @@ class Window:
             return
         busy = queued > 0 and (went <= before or (short and 2 * queued >= self.size))
         self._busy = self._busy and busy
+        size = self.size
         self._measure(went, now)
-        if short and 4 * queued <= self.size and depth.consumers != 0:
-            self._grow(elapsed)
+        if short and 4 * queued <= size and depth.consumers != 0:
+            self._grow(size, elapsed)
         self._seen = True
 
     def _measure(self, went: int, now: float) -> None:
@@ -143,7 +144,7 @@ class Window:
     def _fitting(self) -> int:
         return min(_LARGEST, max(self._minimum, ceil(self.rate * self._seconds)))
 
-    def _grow(self, elapsed: float) -> None:
-        # It got through all of it in `elapsed` or less: so many times as much takes at most twice what is wanted.
-        factor = 2 * self._seconds / elapsed if elapsed > 0 else 2.0
-        self.size = min(_LARGEST, int(self.size * min(8.0, max(2.0, factor))))
+    def _grow(self, size: int, elapsed: float) -> None:
+        # It got through all of it in `elapsed` or less: so many times as much is at most twice what is wanted.
+        factor = min(8.0, max(2.0, 2 * self._seconds / elapsed)) if elapsed > 0 else 2.0
+        self.size = min(_LARGEST, max(self.size, int(size * factor)))
