@@ -7,16 +7,18 @@ from partymq.cli.options import ConfigFile
 
 def serve(config: ConfigFile = None) -> None:
     """Route messages and answer the HTTP API, until SIGTERM or SIGINT."""
+    from partymq.config import load
+
+    configuration = load(config, os.environ)
+
     import asyncio
 
     import structlog
     import uvloop
 
-    from partymq.config import load
     from partymq.server import lifecycle, logs
     from partymq.server.wiring import make_group
 
-    configuration = load(config, os.environ)
     settings = configuration.settings
     listener = lifecycle.listen(settings.http)
     logs.set_up(settings.log)

@@ -106,6 +106,7 @@ class _Process:
                 access_log=debug,
                 lifespan="off",
                 ws="none",
+                server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE,
                 timeout_graceful_shutdown=int(_HTTP_GRACE),
             )
