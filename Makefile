@@ -17,7 +17,7 @@ demo: setup ## the main job on a year of real flights, with a broker of its own 
 	@$(BIN)/partymq demo $(ARGS)
 
 serve: setup ## a broker and a PartyMQ server to play with, until Ctrl-C
-	@$(BIN)/python scripts/serve.py $(ARGS)
+	@$(BIN)/partymq dev $(ARGS)
 
 test: setup ## every test: pure ones, simulation, and those against a real broker
 	@$(PYTEST) $(ARGS)
