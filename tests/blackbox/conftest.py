@@ -49,16 +49,20 @@ class Served:
 
     def ready(self) -> "Served":
         """Returns when it can route."""
+        said: list[Any] = []
 
         def can_route() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, self.log.read_text()
             try:
-                return self.api.get("/ready").status == 200
-            except OSError:
+                answer = self.api.get("/ready")
+            except OSError as failure:
+                said[:] = [failure]
                 return False
+            said[:] = [answer.body]
+            return answer.status == 200
 
-        until(can_route, what="ready")
+        until(can_route, what=lambda: f"ready; last answer: {said}")
         return self
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:

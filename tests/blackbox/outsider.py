@@ -207,11 +207,16 @@ class Member:
                 continue  # the server restarts; the next one will do
 
 
-def until(condition: Callable[[], Any], deadline: float = DEADLINE, what: str = "") -> Any:
-    """Waits for a condition; its value."""
+def until(
+    condition: Callable[[], Any], deadline: float = DEADLINE, what: str | Callable[[], str] = ""
+) -> Any:
+    """Waits for a condition; its value. `what` it is, for when it does not come."""
     ends = time.monotonic() + deadline
     while True:
         if found := condition():
             return found
-        assert time.monotonic() < ends, f"not within {deadline} s: {what or condition}"
+        if time.monotonic() > ends:
+            raise AssertionError(
+                f"not within {deadline} s: {what() if callable(what) else what or condition}"
+            )
         time.sleep(0.02)

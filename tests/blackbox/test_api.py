@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.blackbox.outsider import until
+from tests.blackbox.outsider import Api, until
 
 pytestmark = pytest.mark.usefixtures("channel")
 
@@ -83,3 +83,26 @@ def test_one_can_see_what_is_going_on(serve):
     assert [each["group"] for each in api.get("/groups").body["groups"]] == ["default"]
     assert "partymq_messages_routed_total" in api.get("/metrics").body
     assert "/clients/{hostname}/bind" in api.get("/openapi.json").body["paths"]
+
+
+def test_while_the_broker_is_away_the_process_lives_and_says_why(serve):
+    served = serve(PARTYMQ_RABBIT_CS="amqp://guest:s3cret@127.0.0.1:1", PARTYMQ_CALL_TIMEOUT="500ms")
+    until(lambda: _listens(served.api), what="HTTP")
+    assert served.api.get("/health").status == 200
+    ready = served.api.get("/ready")
+    assert ready.status == 503
+    assert "127.0.0.1:1" in ready.body["error"]
+    bound = served.api.call("pod-1", "bind")
+    assert bound.status == 503
+    assert int(bound.headers["retry-after"]) >= 1
+    assert served.api.get("/groups/default").status == 503
+    assert served.api.get("/groups").status == 200
+    assert served.end() == 0
+    assert "s3cret" not in served.log.read_text()
+
+
+def _listens(api: Api) -> bool:
+    try:
+        return api.get("/health").status == 200
+    except OSError:
+        return False
