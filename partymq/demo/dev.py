@@ -14,6 +14,7 @@ from partymq.demo.endings import termination_interrupts
 from partymq.demo.flights import read_flights, write_lines
 from partymq.demo.plan import EXCHANGE, SOURCE_QUEUE, Plan
 from partymq.demo.run import OUTSIDER, DemoError
+from partymq.demo.topology import Broker
 from partymq.demo.ways import PartyMQ
 
 _START_SECONDS = 60.0
@@ -64,7 +65,9 @@ def run_dev(console: Console, *, http_port: int | None, amqp_port: int | None, d
         try:
             console.print("starting a private broker")
             with PrivateNode(data_dir, port=amqp_port) as node:
-                way = PartyMQ(node, Plan(expires_after=15.0), folder, http_port)
+                way = PartyMQ(
+                    Broker(node.amqp_url, node.management_url), Plan(expires_after=15.0), folder, http_port
+                )
                 try:
                     console.print("starting the server")
                     way.start()

@@ -18,6 +18,7 @@ from partymq.demo.plan import Plan
 from partymq.demo.report import report
 from partymq.demo.run import DemoError, Run
 from partymq.demo.scenario import fly
+from partymq.demo.topology import Broker
 from partymq.demo.ways import PartyMQ, PlainQueue
 from partymq.errors import PartyMQError
 
@@ -77,15 +78,14 @@ def _runs(plan: Plan, console: Console, folder: Path, compare: bool) -> list[Out
         board.event(f"{len(flights):,} flights of {len(set(aircraft)):,} aircraft; starting a private broker")
         node = stack.enter_context(PrivateNode())
         board.event(f"broker on port {node.port}")
+        broker = Broker(node.amqp_url, node.management_url)
 
-        way = PartyMQ(node, plan, folder)
+        way = PartyMQ(broker, plan, folder)
         outcomes = [
-            _with_partymq(
-                way, Run(way, node.amqp_url, plan, lines, aircraft, folder / "partymq", board), board
-            )
+            _with_partymq(way, Run(way, broker, plan, lines, aircraft, folder / "partymq", board), board)
         ]
         if compare:
-            plain = Run(PlainQueue(node), node.amqp_url, plan, lines, aircraft, folder / "plain", board)
+            plain = Run(PlainQueue(broker), broker, plan, lines, aircraft, folder / "plain", board)
             outcomes.append(_with_plain_queue(plain, board))
         return outcomes
 

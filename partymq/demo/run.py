@@ -1,5 +1,6 @@
 """One run of the flights: a publisher, workers that come and go, and what they noted meanwhile."""
 
+import os
 import sys
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from partymq.demo.checker import Fault
 from partymq.demo.children import Child
 from partymq.demo.notes import END, Delivery, PublisherNotes, WorkerNotes, deliveries
 from partymq.demo.plan import Plan
+from partymq.demo.topology import Broker
 from partymq.demo.ways import PartyMQ, Way
 from partymq.errors import PartyMQError
 
@@ -76,7 +78,7 @@ class Run:
     def __init__(
         self,
         way: Way,
-        amqp_url: str,
+        broker: Broker,
         plan: Plan,
         flights: Path,
         aircraft: Sequence[str],
@@ -92,7 +94,7 @@ class Run:
         self.faults: list[Fault] = []
         self.began = time.monotonic()
         self.ended: float | None = None
-        self._amqp_url = amqp_url
+        self._amqp_url = broker.amqp_url
         self._flights = flights
         self._folder = folder
         self._board = board
@@ -256,6 +258,7 @@ class Run:
                 f"--heartbeat-s={self.plan.heartbeat}",
             ],
             self._folder / f"{name}.log",
+            {**os.environ, "no_proxy": "*"},
         )
         worker = Worker(child, WorkerNotes(notes))
         self.workers.append(worker)

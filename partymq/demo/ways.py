@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from partymq.broker import PrivateNode
 from partymq.broker.ports import free_ports
 from partymq.demo.children import Child
 from partymq.demo.plan import EXCHANGE, PARTITIONS, PLAIN_QUEUE, SOURCE_QUEUE, Plan
-from partymq.demo.topology import Management
+from partymq.demo.topology import Broker
 
 _PROBE_SECONDS = 2.0
 _STOP_SECONDS = 30.0
@@ -38,8 +37,9 @@ class PlainQueue:
     title = "one plain queue"
     exchange = PLAIN_QUEUE
 
-    def __init__(self, node: PrivateNode) -> None:
-        Management(node.management_url).declare(self.exchange, PLAIN_QUEUE)
+    def __init__(self, broker: Broker) -> None:
+        """Declares exchange and queue."""
+        broker.declare(self.exchange, PLAIN_QUEUE)
 
     def worker_arguments(self) -> list[str]:
         return ["--queue", PLAIN_QUEUE]
@@ -54,15 +54,15 @@ class PartyMQ:
     title = "PartyMQ"
     exchange = EXCHANGE
 
-    def __init__(self, node: PrivateNode, plan: Plan, folder: Path, port: int | None = None) -> None:
+    def __init__(self, broker: Broker, plan: Plan, folder: Path, port: int | None = None) -> None:
         """Declares exchange and source queue; `start` starts the server, on `port` or a free one."""
-        Management(node.management_url).declare(self.exchange, SOURCE_QUEUE)
+        broker.declare(self.exchange, SOURCE_QUEUE)
         self.port = port or free_ports(1, random.Random())[0]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "server.log"
         self.settings = {
-            "PARTYMQ_RABBIT_CS": node.amqp_url,
-            "PARTYMQ_MANAGEMENT_URL": node.management_url,
+            "PARTYMQ_RABBIT_CS": broker.amqp_url,
+            "PARTYMQ_MANAGEMENT_URL": broker.management_url,
             "PARTYMQ_SOURCE_QUEUE": SOURCE_QUEUE,
             "PARTYMQ_PARTITIONS": str(PARTITIONS),
             "PARTYMQ_KEY_CONFIG_SOURCE": "header",
