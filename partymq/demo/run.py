@@ -195,7 +195,7 @@ class Run:
         self._moved = time.monotonic()
         with suppress(_StalledError):
             self.until(lambda: self._handled >= total, "the rest", self.plan.seconds * 4 + _STEP_SECONDS)
-        self.ended = time.monotonic()
+        self.ended = self._moved = time.monotonic()
         self.until(lambda: time.monotonic() >= self._moved + _QUIET_SECONDS, "late repeats", _STEP_SECONDS)
         for one in self.working:
             one.state = "leaving"
