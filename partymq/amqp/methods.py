@@ -17,11 +17,20 @@ _U32 = struct.Struct(">I")
 _MethodT = TypeVar("_MethodT", bound=base.Frame)
 
 HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+_NOTHING: Final[dict[str, Any]] = {
+    "octet": 0,
+    "short": 0,
+    "long": 0,
+    "longlong": 0,
+    "shortstr": "",
+    "longstr": "",
+    "table": {},
+}
 PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
 
 
 def make(kind: type[_MethodT], **fields: Any) -> _MethodT:
-    """A method with these fields, the rest as AMQP defines them; names are not checked."""
+    """A method with these fields, the rest as AMQP defines them, or empty; names are not checked."""
     method = kind()
     for name, value in fields.items():
         setattr(method, name, value)
@@ -43,7 +52,7 @@ def encode_method(channel: int, method: base.Frame) -> bytes:
             if place:
                 payload.append(bits)
                 bits = place = 0
-            payload += encode.by_type(value, kind)
+            payload += encode.by_type(_NOTHING[kind] if value is None else value, kind)
     except (TypeError, ValueError, struct.error) as error:
         raise ValueError(f"{method.name}: field {name!r} can't be {value!r}: {error}") from error
     if place:
