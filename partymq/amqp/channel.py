@@ -363,10 +363,11 @@ class Channel(Topology):
     def _answer(self, frame: base.Frame | codec.Got) -> None:
         if not self._waiters:
             raise ProtocolError(f"{self._where()}: {_name(frame)}, which nobody asked for")
-        waiter = self._waiters.popleft()
+        waiter = self._waiters[0]
         if not isinstance(frame, waiter.kinds):
             expected = " or ".join(kind.__name__ for kind in waiter.kinds)
             raise ProtocolError(f"{self._where()}: {_name(frame)} instead of {expected}")
+        self._waiters.popleft()
         if not waiter.future.done():
             waiter.future.set_result(frame)
         elif waiter.late is not None:
