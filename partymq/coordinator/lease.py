@@ -9,6 +9,7 @@ More than one message is left over by a crash between publish and ack: the highe
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -109,7 +110,7 @@ class Lease:
             # Either nobody ever had this group, or somebody holds its state, which then counts for more.
             await self._publish(self.current)
         await channel.consume(self._queue, self._delivered, on_cancel=self._cancelled)
-        await self._wait_for_news()
+        await self._wait_until(lambda: bool(self._held))
         await asyncio.sleep(_SETTLE)
         best = self._highest()
         while True:
@@ -121,8 +122,7 @@ class Lease:
                 )
             self.current = StateMessage(best.epoch + 1, 0, self._instance, best.state)
             await self._publish(self.current)
-            while not any(held.message.rank == self.current.rank for held in self._held):
-                await self._wait_for_news()
+            await self._wait_until(self._holds_current)
             best = self._highest()
             if best.rank == self.current.rank:
                 break
@@ -173,17 +173,21 @@ class Lease:
         properties = Basic.Properties(content_type="application/json", delivery_mode=2)
         await self._channel.publish("", self._queue, msgspec.json.encode(message), properties, mandatory=True)
 
-    async def _wait_for_news(self) -> None:
-        self._news.clear()
+    async def _wait_until(self, delivered: Callable[[], bool]) -> None:
         lost = asyncio.ensure_future(self.wait_lost())
-        news = asyncio.ensure_future(self._news.wait())
         try:
-            await asyncio.wait([lost, news], return_when=asyncio.FIRST_COMPLETED)
-            if lost.done() and not news.done():
-                raise lost.result()
+            while not delivered():
+                self._news.clear()
+                news = asyncio.ensure_future(self._news.wait())
+                await asyncio.wait([lost, news], return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
+                if lost.done():
+                    raise lost.result()
         finally:
             lost.cancel()
-            news.cancel()
+
+    def _holds_current(self) -> bool:
+        return any(held.message.rank == self.current.rank for held in self._held)
 
     def _delivered(self, buf: bytes, spans: list[Span]) -> None:
         assert self._channel is not None
@@ -208,7 +212,7 @@ class Lease:
         if any(held.message.epoch > self.epoch for held in self._held):
             self._lose(LeaseLost("another coordinator's term has begun"))
             return
-        if not any(held.message.rank == self.current.rank for held in self._held):
+        if not self._holds_current():
             return
         for held in self._held:
             if held.message.rank < self.current.rank:
