@@ -145,6 +145,6 @@ class Window:
         return min(_LARGEST, max(self._minimum, ceil(self.rate * self._seconds)))
 
     def _grow(self, size: int, elapsed: float) -> None:
-        # It got through all of it in `elapsed` or less: so many times as much is at most twice what is wanted.
+        # It got through all of it in `elapsed` or less: so much more is at most twice what is wanted.
         factor = min(8.0, max(2.0, 2 * self._seconds / elapsed)) if elapsed > 0 else 2.0
         self.size = min(_LARGEST, max(self.size, int(size * factor)))
