@@ -1,12 +1,11 @@
 """What one sees while the demo runs: a live board on a terminal, plain lines elsewhere."""
 
 import time
-from collections import deque
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -14,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 _LINE_SECONDS = 2.0
-_EVENTS = 8
 _STYLES = {
     "joining": "yellow",
     "working": "green",
@@ -105,12 +103,10 @@ class LineBoard:
 
 
 class LiveBoard:
-    """Bars, a table of the workers and the latest events, redrawn in place."""
+    """Bars and a table of the workers, redrawn in place below the events, which stay."""
 
     def __init__(self, console: Console) -> None:
         self._began = time.monotonic()
-        self._events: deque[tuple[float, str]] = deque(maxlen=_EVENTS)
-        self._view: View | None = None
         # No refresh thread: processes are forked from this one.
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
@@ -124,21 +120,13 @@ class LiveBoard:
         self._live.__exit__(kind, error, trace)
 
     def event(self, text: str) -> None:
-        self._events.append((time.monotonic() - self._began, text))
-        self._draw()
+        clock = time.monotonic() - self._began
+        self._live.console.print(f"{clock:6.1f}s  {text}", highlight=False, markup=False)
 
     def show(self, view: View) -> None:
-        self._view = view
-        self._draw()
-
-    def _draw(self) -> None:
-        parts: list[RenderableType] = []
-        title = "flights"
-        if self._view is not None:
-            title = f"{self._view.title}  {self._view.seconds:.0f} s  waiting for {self._view.step}"
-            parts += [_bars(self._view), _workers(self._view)]
-        parts += [Text(f"{at:6.1f}s  {text}", style="dim") for at, text in self._events]
-        self._live.update(Panel(Group(*parts), title=title, title_align="left"), refresh=True)
+        title = f"{view.title}  {view.seconds:.0f} s  waiting for {view.step}"
+        panel = Panel(Group(_bars(view), _workers(view)), title=title, title_align="left", expand=False)
+        self._live.update(panel, refresh=True)
 
 
 def _active(view: View) -> list[WorkerView]:

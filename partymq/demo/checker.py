@@ -50,7 +50,7 @@ class Fault:
         if again.begin < self.begin or not unsettled:
             return False
         if self.kind == "worker":
-            return before.worker == self.name and before.begin <= self.end
+            return before.worker == self.name
         return before.number < self.published
 
 
@@ -147,7 +147,7 @@ def _disorder(verdict: Verdict, delivery: Delivery, text: str) -> None:
 
 def _check_exclusion(verdict: Verdict, name: str, story: Sequence[Delivery], faults: Sequence[Fault]) -> None:
     deaths = {fault.name: fault.end for fault in faults if fault.kind == "worker"}
-    busy: dict[str, tuple[int, int]] = {}  # worker -> until when, with which flight
+    busy: dict[str, tuple[int, int]] = {}  # worker, which does one at a time -> until when, with which flight
     for delivery in story:
         for worker, (until, number) in busy.items():
             if worker != delivery.worker and delivery.begin < until:
@@ -158,7 +158,7 @@ def _check_exclusion(verdict: Verdict, name: str, story: Sequence[Delivery], fau
                 )
                 break
         end = deaths.get(delivery.worker, _FOREVER) if delivery.end is None else delivery.end
-        busy[delivery.worker] = max(busy.get(delivery.worker, (0, 0)), (end, delivery.number))
+        busy[delivery.worker] = (end, delivery.number)
 
 
 def _check_repeats(verdict: Verdict, name: str, story: Sequence[Delivery], faults: Sequence[Fault]) -> None:

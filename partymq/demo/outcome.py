@@ -60,8 +60,8 @@ def judge(run: Run, closing_status: int | None = None) -> Outcome:
         return ways[run.aircraft[number]]
 
     reactions = []
-    for milestone in run.milestones:
-        at = milestone.at / 1e9 - run.began
+    for milestone in sorted(run.milestones, key=lambda one: one.at):
+        at = max(0.0, milestone.at / 1e9 - run.began)
         if milestone.kind == "join":
             first = first_message(story, milestone.name, milestone.at)
             reactions.append(Reaction(f"{milestone.name} joined", at, None, first, None, None))

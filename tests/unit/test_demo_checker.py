@@ -64,6 +64,13 @@ def test_a_flight_that_arrives_after_a_later_one_is_out_of_order():
     assert verdict.examples["out of order"] == ["N1: flight 1 came after 2 at a"]
 
 
+def test_each_late_flight_counts():
+    verdict = run(
+        ("a", 0, 1, 2), ("a", 3, 3, 4), ("a", 1, 5, 6), ("a", 2, 7, 8), ("a", 4, 9, 10), published=5
+    )
+    assert found(verdict) == {"out of order": 2}
+
+
 def test_out_of_order_is_seen_across_workers_too():
     assert found(run(("a", 1, 1, 2), ("b", 0, 3, 4), published=2)) == {"out of order": 1}
 
@@ -77,6 +84,8 @@ def test_what_the_worker_noticed_itself_is_counted():
     late = Delivery("a", 0, 3, 4, stale=True)
     verdict = check([Delivery("a", 1, 1, 2), late], ["N1", "N1"], 2)
     assert (verdict.out_of_order, verdict.noticed) == (1, 1)
+    verdict = check([Delivery("a", 1, 1, 2), Delivery("b", 0, 3, 4)], ["N1", "N1"], 2)
+    assert (verdict.out_of_order, verdict.noticed) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +108,14 @@ def test_an_overlap_is_found_behind_a_shorter_delivery_in_between():
     assert verdict.concurrent == 1
     verdict = run(("a", 0, 0, 100), ("b", 1, 10, 20), ("c", 2, 50, 60), published=3)
     assert verdict.concurrent == 2
+
+
+def test_a_delivery_counts_once_however_many_others_are_at_the_aircraft():
+    assert run(("a", 0, 0, 100), ("b", 1, 10, 90), ("c", 2, 20, 30), published=3).concurrent == 2
+
+
+def test_a_worker_is_not_concurrent_with_itself():
+    assert run(("a", 0, 90, None), ("a", 1, 95, 96), published=2).concurrent == 0
 
 
 def test_a_killed_worker_has_its_flight_until_it_is_seen_dead():
@@ -149,6 +166,14 @@ def test_a_replay_that_breaks_off_is_out_of_order():
         faults=[KILL_A],
     )
     assert found(verdict) == {"repeated": 1, "out of order": 1}
+
+
+def test_a_replay_that_broke_off_counts_once():
+    verdict = run(
+        ("a", 0, 10, 20), ("a", 1, 30, 40), ("b", 0, 200, 210), ("b", 2, 220, 230), ("b", 3, 240, 250),
+        published=4, faults=[KILL_A],
+    )  # fmt: skip
+    assert verdict.out_of_order == 1
 
 
 def test_a_replay_in_the_wrong_order_is_out_of_order():
