@@ -47,6 +47,7 @@ class Observer:
         self._router = router
         self._happened = happened
         self._latest: dict[str, QueueDepth] = {}
+        self._told: dict[str, tuple[int, MemberState, bool, bool]] = {}
         self._warned: set[str] = set()
         self._wake = asyncio.Event()
 
@@ -127,7 +128,17 @@ class Observer:
             _log.warning(
                 "a member's queue can vanish with what is in it", hostname=hostname, queue_is=depth.fragile
             )
-        self._happened(Observed(hostname, incarnation, depth.exists, depth.consumers))
+        self._tell(hostname, incarnation, depth)
+
+    def _tell(self, hostname: str, incarnation: int, depth: QueueDepth) -> None:
+        """Tell the coordinator what is news to it; a member that was set aside waits for every word."""
+        member = self._coordinator.state.members.get(hostname)
+        if member is None:
+            return
+        news = (incarnation, member.state, depth.exists, bool(depth.consumers))
+        if member.state is MemberState.SET_ASIDE or self._told.get(hostname) != news:
+            self._told[hostname] = news
+            self._happened(Observed(hostname, incarnation, depth.exists, depth.consumers))
 
     async def _watch_bindings(self) -> None:
         while True:
@@ -167,4 +178,5 @@ class Observer:
     def forget(self, hostname: str) -> None:
         """A member is no more."""
         self._latest.pop(hostname, None)
+        self._told.pop(hostname, None)
         self._warned.discard(hostname)

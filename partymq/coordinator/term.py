@@ -126,7 +126,11 @@ class Term:
             case Describe():
                 answer(Reply(command.request_id, Status.OK, self.describe()))
             case Ready(hostname, None):
-                self._tasks.create_task(self._ready_with_unknown_queue(hostname, command, answer))
+                asked = self._ready_with_unknown_queue(hostname, command, answer)
+                try:
+                    self._tasks.create_task(asked)
+                except RuntimeError:  # the term is ending; the caller asks again
+                    asked.close()
             case Bind() | Ready() | Unbind() | Heartbeat():
                 self._submitted(command.request_id, command.call, answer)
 
@@ -248,15 +252,19 @@ class Term:
                     router.give_way(hostname)
                 case ev.Assign(owners, locked):
                     router.assign(owners, locked)
+                    self._tell("assigned", partitions=len(owners), to=sorted(set(owners.values())))
                 case ev.Unlock(partitions):
                     router.unlock(partitions)
                 case ev.Drain():
+                    self._tell("draining", hostname=effect.hostname, partitions=len(effect.partitions))
                     self._begin(effect.handover, partial(self._proofs.drained, effect))
                 case ev.Reclaim():
+                    self._tell("reclaiming", hostname=effect.hostname, partitions=len(effect.partitions))
                     self._begin(effect.handover, partial(self._proofs.reclaimed, effect))
                 case ev.Cancel(number):
                     self._cancel(number)
                 case ev.Fetch(number, queue, hostname):
+                    self._tell("fetching a leftover", hostname=hostname, queue=queue)
                     self._fetch = self._tasks.create_task(self._fetch_leftover(number, queue, hostname))
                 case ev.CancelFetch(number):
                     self._end_fetch()
@@ -269,16 +277,22 @@ class Term:
                 case ev.Stop():
                     self._end_fetch()
                     router.stop()
-        for effect in effects:
-            if not isinstance(effect, (ev.Save, ev.Answer)):
-                _log.debug("effect", group=self._settings.name, effect=effect)
+
+    def _tell(self, what: str, *, hostname: str | None = None, **more: object) -> None:
+        """Log a step of a rebalance."""
+        member = self.coordinator.state.members.get(hostname) if hostname is not None else None
+        if member is not None:
+            more |= {"hostname": hostname, "state": member.state.value, "reason": member.reason.value}
+        _log.info(what, group=self._settings.name, generation=self.coordinator.state.generation, **more)
 
     def _begin(self, number: int, prove: Callable[[], Awaitable[ev.Event]]) -> None:
         self._handovers[number] = self._tasks.create_task(self._hand_over(number, prove))
 
     async def _hand_over(self, number: int, prove: Callable[[], Awaitable[ev.Event]]) -> None:
         proof = await _persistently(prove)
-        if isinstance(proof, ev.Released) and proof.partitions is not None:
+        if isinstance(proof, ev.PutOff):
+            _log.info("hand-over put off: no proof of draining in time", group=self._settings.name)
+        elif isinstance(proof, ev.Released) and proof.partitions is not None:
             self._locked[number] = proof.partitions
         self._handovers.pop(number, None)
         self._happened(proof)

@@ -1,0 +1,257 @@
+"""What the broker's counts prove, and what they do not."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from time import monotonic
+
+import pytest
+
+from partymq.amqp.connection import Connection, connect
+from partymq.amqp.content import Span
+from partymq.amqp.url import BrokerUrl
+from partymq.coordinator.depths import QueueDepths
+from partymq.coordinator.management import Management
+from partymq.coordinator.proofs import Proofs
+from partymq.errors import ManagementUnavailable
+from partymq.group.events import Drain, PutOff, Reclaim, Released
+from tests.conftest import Vhost
+
+IDLE = 1.0
+
+
+class FakeLanes:
+    """A router at rest, until told otherwise."""
+
+    def __init__(self) -> None:
+        self.session = 1
+        self.at_rest = True
+        self.sent = 0
+        self.last = monotonic()
+        self.locked: list[int] = []
+
+    def settled(self, hostname: str) -> bool:
+        return self.at_rest
+
+    def published(self, hostname: str) -> int:
+        return self.sent
+
+    def idle_since(self, partition: int) -> float:
+        return self.last
+
+    def lock(self, partitions: Sequence[int]) -> None:
+        self.locked.extend(partitions)
+
+
+class Setting:
+    """A queue with messages, somebody who may consume it, and proofs about it."""
+
+    def __init__(self, vhost: Vhost, connection: Connection, management: Management | None) -> None:
+        self.vhost = vhost
+        self.connection = connection
+        self.depths = QueueDepths(lambda: connection, management)
+        self.lanes = FakeLanes()
+        self.proofs = Proofs(self.lanes, self.depths, drain_timeout=1.0, idle_handover=IDLE)
+        self.delivered: list[int] = []
+
+    async def queue(self, messages: int) -> None:
+        channel = await self.connection.open_channel()
+        await channel.declare_queue("q", durable=True)
+        await channel.select_confirms()
+        for _ in range(messages):
+            await channel.publish("", "q", b"x")
+
+    @asynccontextmanager
+    async def consumer(self) -> AsyncIterator["Consumer"]:
+        connection = await connect(BrokerUrl.parse(self.vhost.amqp_url), name="member")
+        try:
+            consumer = Consumer(connection)
+            await consumer.start()
+            yield consumer
+        finally:
+            await connection.close()
+
+
+class Consumer:
+    """Takes everything and acks when told to."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.tags: list[int] = []
+
+    async def start(self) -> None:
+        self.channel = await self.connection.open_channel()
+        self.tag = await self.channel.consume("q", self._delivered)
+
+    def _delivered(self, buf: bytes, spans: list[Span]) -> None:
+        self.tags += [span[0] for span in spans]
+
+    async def has(self, messages: int) -> None:
+        while len(self.tags) < messages:
+            await asyncio.sleep(0.01)
+
+    def ack_all(self) -> None:
+        self.channel.ack(self.tags[-1], multiple=True)
+
+
+@pytest.fixture
+async def setting(vhost: Vhost) -> AsyncIterator[Setting]:
+    connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
+    async with Management(vhost.management_url, vhost.name) as management:
+        yield Setting(vhost, connection, management)
+    await connection.close()
+
+
+@pytest.fixture
+async def blind(vhost: Vhost) -> AsyncIterator[Setting]:
+    """Without the management API."""
+    connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
+    yield Setting(vhost, connection, None)
+    await connection.close()
+
+
+@pytest.fixture(autouse=True)
+async def in_bounded_time() -> AsyncIterator[None]:
+    async with asyncio.timeout(60):
+        yield
+
+
+DRAIN = Drain(1, "pod", "q", [0, 1])
+RECLAIM = Reclaim(1, "pod", "q", [0, 1])
+
+
+async def test_counts_of_a_classic_queue_are_exact_at_once(setting: Setting) -> None:
+    await setting.queue(3)
+    async with setting.consumer() as consumer:
+        await consumer.has(3)
+        depth = (await setting.depths.sample(["q", "nowhere"]))["q"]
+        assert (depth.exists, depth.ready, depth.unacked, depth.consumers) == (True, 0, 3, 1)
+        consumer.ack_all()
+        while not (await setting.depths.sample(["q"]))["q"].empty:
+            await asyncio.sleep(0.01)
+    depths = await setting.depths.sample(["q", "nowhere"])
+    assert depths["q"].consumers == 0
+    assert not depths["nowhere"].exists
+
+
+async def test_fragile_queues_are_known(setting: Setting) -> None:
+    channel = await setting.connection.open_channel()
+    await channel.declare_queue("weak", durable=False, exclusive=True, auto_delete=True)
+    depth = (await setting.depths.sample(["weak"]))["weak"]
+    assert depth.fragile == "exclusive, auto-delete, not durable"
+
+
+async def test_many_queues_are_asked_for_in_pages(setting: Setting) -> None:
+    channel = await setting.connection.open_channel()
+    names = [f"q.{n}+({n})" for n in range(60)]
+    for name in names:
+        await channel.declare_queue(name, durable=True)
+    assert all(depth.exists for depth in (await setting.depths.sample(names, consumers=False)).values())
+    few = await setting.depths.sample(names[:3], consumers=False)
+    assert sorted(few) == sorted(names[:3])
+
+
+async def test_an_empty_queue_is_proof(setting: Setting) -> None:
+    await setting.queue(0)
+    assert await setting.proofs.drained(DRAIN) == Released(1)
+
+
+async def test_a_queue_that_is_gone_is_proof(setting: Setting) -> None:
+    assert await setting.proofs.reclaimed(RECLAIM) == Released(1)
+
+
+async def test_a_message_with_the_consumer_is_no_proof_until_it_is_acked(setting: Setting) -> None:
+    await setting.queue(2)
+    async with setting.consumer() as consumer:
+        await consumer.has(2)
+        assert await setting.proofs.drained(DRAIN) == PutOff(1)
+        proof = asyncio.create_task(setting.proofs.drained(DRAIN))
+        await asyncio.sleep(0.1)
+        assert not proof.done()
+        consumer.ack_all()
+        assert await proof == Released(1)
+
+
+async def test_nothing_is_proof_while_a_publish_is_on_its_way(setting: Setting) -> None:
+    await setting.queue(0)
+    setting.lanes.at_rest = False
+    assert await setting.proofs.drained(DRAIN) == PutOff(1)
+
+
+async def test_a_consumer_that_is_gone_leaves_a_leftover(setting: Setting) -> None:
+    await setting.queue(5)
+    async with setting.consumer() as consumer:
+        await consumer.has(5)
+        proof = asyncio.create_task(setting.proofs.reclaimed(RECLAIM))
+        await asyncio.sleep(0.2)
+        assert not proof.done()
+    assert await proof == Released(1, leftover="q")
+
+
+async def test_a_cancelled_consumer_that_still_works_keeps_what_it_has(setting: Setting) -> None:
+    await setting.queue(5)
+    async with setting.consumer() as consumer:
+        await consumer.has(5)
+        await consumer.channel.cancel(consumer.tag)
+        proof = asyncio.create_task(setting.proofs.reclaimed(RECLAIM))
+        await asyncio.sleep(0.3)
+        assert not proof.done()
+        consumer.ack_all()
+        assert await proof == Released(1)
+
+
+async def test_without_the_management_api_a_living_member_is_put_off(blind: Setting) -> None:
+    await blind.queue(0)
+    assert await blind.proofs.drained(DRAIN) == PutOff(1)
+
+
+async def test_without_the_management_api_a_dead_members_queue_is_taken_after_a_while(
+    blind: Setting,
+) -> None:
+    await blind.queue(5)
+    began = monotonic()
+    assert await blind.proofs.reclaimed(RECLAIM) == Released(1, leftover="q")
+    assert monotonic() - began >= IDLE
+
+
+async def test_partitions_of_an_unknown_queue_are_locked_when_they_have_been_idle(setting: Setting) -> None:
+    began = monotonic()
+    assert await setting.proofs.drained(Drain(1, "pod", None, [3, 4])) == Released(1, partitions=(3, 4))
+    assert setting.lanes.locked == [3, 4]
+    assert monotonic() - began >= IDLE * 0.9
+
+
+async def test_a_leftovers_queue_is_untouched_drained_or_gone(setting: Setting) -> None:
+    assert await setting.proofs.untouched("q") is False
+    await setting.queue(2)
+    assert await setting.proofs.untouched("q") is True
+    async with setting.consumer() as consumer:
+        await consumer.has(2)
+        waiting = asyncio.create_task(setting.proofs.untouched("q"))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        consumer.ack_all()
+        assert await waiting is False
+
+
+async def test_bindings_tell_a_members_queue(setting: Setting) -> None:
+    channel = await setting.connection.open_channel()
+    await channel.declare_queue("q", durable=True)
+    await channel.declare_exchange("e", "direct", durable=True)
+    await channel.bind_queue("q", "e", "partymq.partition-pod")
+    assert await setting.depths.bindings("e") == {"partymq.partition-pod": ["q"]}
+    assert await setting.depths.bindings("no such exchange") == {}
+
+
+async def test_a_management_api_that_is_away_leaves_us_blind_not_dead(setting: Setting) -> None:
+    away = Management("http://guest:guest@127.0.0.1:9", setting.vhost.name)
+    depths = QueueDepths(lambda: setting.connection, away)
+    await setting.queue(2)
+    assert depths.sighted
+    depth = (await depths.sample(["q"]))["q"]
+    assert (depth.ready, depth.unacked, depth.consumers) == (2, None, 0)
+    assert not depths.sighted
+    assert await depths.bindings("e") is None
+    with pytest.raises(ManagementUnavailable, match=r"http://127.0.0.1:9 .*rabbitmq_management"):
+        await away.queues(["q"])
+    await away.close()
