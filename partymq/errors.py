@@ -9,6 +9,8 @@ PartyMQError
 │   ├── CallTimeout        an answer did not come in time
 │   ├── Unroutable         a published message came back: no queue is bound for it
 │   ├── Nacked             the broker did not take over a published message
+│   ├── ManagementUnavailable   the management API does not answer as hoped
+│   ├── LeaseLost          this instance is not the coordinator any more
 │   ├── ProtocolError      bytes that are not AMQP 0-9-1, or not allowed here
 │   └── NodeError          a private node could not be started, stopped or asked
 │       └── BrokerNotInstalled   there is no rabbitmq-server on this machine
@@ -86,6 +88,14 @@ class Unroutable(BrokerError):
 
 class Nacked(BrokerError):
     """The broker did not take over a message: nobody has it but the caller."""
+
+
+class ManagementUnavailable(BrokerError):
+    """The broker's management API does not answer, or not as hoped."""
+
+
+class LeaseLost(BrokerError):
+    """This instance is not the group's coordinator any more: the broker gave the state to another."""
 
 
 class ProtocolError(BrokerError):

@@ -70,7 +70,7 @@ async def test_without_a_coordinator_the_caller_is_told_in_time_and_nothing_stay
 ) -> None:
     front, coordinator = connections
     client = await client_on(front, timeout=0.5)
-    with pytest.raises(NoCoordinator, match="no coordinator answered within 0.5 s"):
+    with pytest.raises(NoCoordinator, match=r"no coordinator answered within 0\.5 s"):
         await client.call("r", Bind("pod"))
     channel = await coordinator.open_channel()
     async with asyncio.timeout(10):

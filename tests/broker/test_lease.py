@@ -132,7 +132,7 @@ async def test_another_number_of_partitions_is_refused(vhost: Vhost, broker: Con
         await lease_on(connection, "one").acquire()
         await connection.close()
         other = Lease(await broker(), group="g", partitions=8, instance="two", queue_type="quorum")
-        with pytest.raises(ConfigError, match="`partitions` is 8, but .* was made for 4"):
+        with pytest.raises(ConfigError, match=r"`partitions` is 8, but .* was made for 4"):
             await other.acquire()
 
 
