@@ -263,8 +263,8 @@ class Connection:
     async def _expect(self, kind: type[_MethodT]) -> _MethodT:
         assert self._control is not None
         frame = await self._control.get()
-        if type(frame) is ConnectionLost:
-            raise ConnectionLost(f"{self._url.masked()}: no login: {frame}") from frame
+        if isinstance(frame, ConnectionLost | ProtocolError) and not isinstance(frame, LoginRefused):
+            raise type(frame)(f"{self._url.masked()}: no login: {frame}") from frame
         if isinstance(frame, BrokerError):
             raise frame
         if not isinstance(frame, kind):

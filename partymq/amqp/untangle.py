@@ -25,6 +25,8 @@ def check_frame(kind: int, channel: int, size: int, limit: int) -> None:
     if kind not in (1, 2, 3, 8):
         if kind == 0x41:
             raise ProtocolError("the broker does not speak AMQP 0-9-1: it offers another version")
+        if kind == 0x15:
+            raise ProtocolError("the peer speaks TLS: amqps is for that")
         raise ProtocolError(f"the peer does not speak AMQP 0-9-1: frame type {kind}")
     if size > limit:
         raise ProtocolError(f"a frame of {size} bytes on channel {channel}; {limit} are the most agreed on")

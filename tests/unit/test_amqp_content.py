@@ -21,7 +21,7 @@ Raw = tuple[int, bytes, list[tuple[str, bytes]] | None]
 
 def frames_of(raw: bytes) -> list[tuple[int, object]]:
     """Channel and frame, decoded by pamqp."""
-    frames = []
+    frames: list[tuple[int, object]] = []
     while raw:
         used, channel, value = frame.unmarshal(raw)
         frames.append((channel, value))

@@ -41,7 +41,7 @@ NUMBERS = st.integers(1, 2**63 - 1)
 ITEMS: st.SearchStrategy[Item] = st.one_of(
     st.builds(
         lambda at, number, body, payload, redelivered: delivery(
-            *at, number, body, PROPERTIES, payload=payload, redelivered=redelivered
+            at[0], at[1], number, body, PROPERTIES, payload=payload, redelivered=redelivered
         ),
         st.sampled_from(CONSUMERS),
         NUMBERS,
