@@ -34,9 +34,15 @@ A worker (start several, in other terminals, and end some with Ctrl-C or kill -9
 Flights of 2013 to work on, five a second:
   $publisher
 
-The four calls of a client, and what the group looks like:
+The same by hand: the four calls of a client, its queue, a message, and what the group looks like:
   curl -X POST $api/clients/me/bind
+  curl -u guest:guest -X PUT $management/api/queues/%2F/me -d '{"durable": true}'
+  curl -u guest:guest -X POST $management/api/bindings/%2F/e/partymq.ex.write/q/me \\
+    -d '{"routing_key": "partymq.partition-me"}'
   curl -X POST $api/clients/me/ready -H 'Content-Type: application/json' -d '{"queue": "me"}'
+  curl -u guest:guest -X POST $management/api/exchanges/%2F/$exchange/publish \\
+    -d '{"routing_key": "any", "properties": {"headers": {"partitionKey": "N14228"}},
+         "payload": "hello", "payload_encoding": "string"}'
   curl -X POST $api/clients/me/heartbeat
   curl -X POST $api/clients/me/unbind
   curl $api/groups/default
