@@ -300,18 +300,17 @@ class Core:
         self.more = False
         self._refill_all(now)
 
-    def tick(self, now: float) -> tuple[bytes, bytes]:
-        """To be called some times a second. Answers acks for the source, and for the leftover."""
+    def tick(self, now: float) -> list[tuple[Stream, bytes]]:
+        """To be called some times a second. Answers acks."""
         for lane in self.table.lanes.values():
             if lane.held or lane.leftover:
                 self._refill(lane, now)
-        if not self.frozen:
-            self._relieve(now)
-        acks = [
-            stream.ledger.tick(now) if stream is not None and self.fault is None else b""
-            for stream in (self.source, self.leftover)
-        ]
-        return acks[0], acks[1]
+        if self.frozen:
+            return []
+        self._relieve(now)
+        streams = [stream for stream in (self.source, self.leftover) if stream is not None]
+        acks = [(stream, stream.ledger.tick(now)) for stream in streams]
+        return [(stream, frames) for stream, frames in acks if frames]
 
     def oldest(self, now: float) -> float:
         """Seconds for which the oldest message has been unacked in our hands, at least."""

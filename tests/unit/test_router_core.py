@@ -272,11 +272,10 @@ class World:
 
     def tick(self) -> None:
         self.now += self.random.choice([0.01, 0.05, 0.3, 3.0])
-        acks, leftover_acks = self.core.tick(self.now)
-        self.source.ack(acks, self.confirmed)
-        if leftover_acks:
-            assert self.leftover is not None
-            self.leftover.ack(leftover_acks, self.confirmed)
+        for stream, acks in self.core.tick(self.now):
+            channel = self.source if stream is self.core.source else self.leftover
+            assert channel is not None
+            channel.ack(acks, self.confirmed)
         self.flush()
 
     def observe(self) -> None:

@@ -1,0 +1,347 @@
+"""One session of a router: the channels, and the bytes between them and the core. Decides nothing about messages.
+
+A session is a publish channel on the coordinator's connection and a consume channel of the same number on the
+source connection, so that content is copied with its channel number. It ends as a whole:
+
+    route nothing more ─► wait for confirms ─► ack what is confirmed ─► close the publish channel
+                              ─► close the consume channel, which gives back the rest in order
+
+The consumer is not cancelled first: that would let others have newer messages before the older ones are back.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+import structlog
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection, connect
+from partymq.amqp.content import Returned, Span
+from partymq.amqp.url import BrokerUrl
+from partymq.errors import BrokerError, CallTimeout, ChannelClosed
+from partymq.router.core import Core, Stream
+from partymq.router.settings import RouterSettings
+
+COALESCE: Final = 0.001
+TICK: Final = 0.05
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds."""
+
+_PUBLISHING: Final = "publishing"
+_HELD: Final = "held"
+"""Reasons to read nothing: nothing can be published, or too much is held."""
+
+_BLOCKED_TIMEOUT: Final = 1.0
+"""Seconds for confirms while the broker takes no publishes."""
+
+_REFUSED: Final = 403
+_PRECONDITION_FAILED: Final = 406
+
+_log = structlog.get_logger(__name__)
+
+
+class Session:
+    """One session. `begin`, `over`, `end`, in this order, each once.
+
+    Args:
+        core: frozen; routes for the session.
+        settings: the router's.
+        connection: where messages are published.
+        url: where they are consumed.
+        after: called whenever the core may have something to tell.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        settings: RouterSettings,
+        connection: Connection,
+        url: BrokerUrl,
+        after: Callable[[], None],
+    ) -> None:
+        self.connection = connection
+        self.why: str | None = None
+        self.expected = False
+        self.publish: Channel | None = None
+        self._core = core
+        self._settings = settings
+        self._url = url
+        self._after = after
+        self._source: Connection | None = None
+        self._consume: Channel | None = None
+        self._stream: Stream | None = None
+        self._over = asyncio.Event()
+        self._confirmed = asyncio.Event()
+        self._undo: list[Callable[[], None]] = []
+        self._gates: dict[Stream, Connection] = {}
+        self._ack_writers: dict[Stream, Callable[[bytes], None]] = {}
+
+    async def begin(self) -> bool:
+        """Consume the source from now on; False where the session was over before.
+
+        Raises BrokerError, told in a way that says what to do.
+        """
+        beginning = asyncio.ensure_future(self._begin())
+        over = asyncio.ensure_future(self._over.wait())
+        try:
+            await asyncio.wait([beginning, over], return_when=asyncio.FIRST_COMPLETED)
+            if not self._over.is_set():
+                await beginning
+            return not self._over.is_set()
+        finally:
+            over.cancel()
+            beginning.cancel()
+            await asyncio.wait([beginning])
+
+    async def _begin(self) -> None:
+        settings, core = self._settings, self._core
+        name = f"partymq {settings.group} source"
+        source = self._source = await connect(self._url, name=name, coalesce=COALESCE)
+        if settings.key.missing == "reject":
+            await _declare_dead_letter_queue(source, settings.dead_letter_queue)
+        publish = self.publish = await self.connection.open_channel()
+        core.begin(
+            publish.number, self.connection.username, self.connection.frame_max, source.frame_max, monotonic()
+        )
+        stream = self._stream = core.source
+        assert stream is not None
+        publish.on_closed(lambda error: self.fail(f"publishing: {error}"))
+        await publish.select_confirms(
+            lambda confirms: self.confirmed(stream, confirms), lambda message: self.returned(stream, message)
+        )
+        self._undo.append(self.connection.on_blocked(lambda _: self.flush()))
+        self._undo.append(self.connection.on_writable(self._writable))
+        self.attach(stream, source, self._ack)
+        try:
+            consume = await consume_alone(
+                source,
+                publish.number,
+                settings.source_queue,
+                settings.prefetch,
+                self._delivered,
+                lambda: self.fail(f"source queue {settings.source_queue!r} was deleted"),
+            )
+        except ChannelClosed as error:
+            raise BrokerError(_explained(f"source queue {settings.source_queue!r}", error)) from error
+        self._consume = consume
+        consume.on_closed(lambda error: self.fail(f"consuming: {error}"))
+        self.flush()
+
+    async def over(self) -> None:
+        """Wait until the session has to end, keeping time meanwhile."""
+        core = self._core
+        while not self._over.is_set():
+            now = monotonic()
+            for stream, acks in core.tick(now):
+                self._ack_writers[stream](acks)
+            self.flush()
+            if core.oldest(now) > self._settings.max_hold:
+                self.finish(f"a message was held for {self._settings.max_hold:g} s")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK):
+                    await self._over.wait()
+
+    def finish(self, why: str) -> None:
+        """The session has to end, as was to be expected."""
+        if not self._over.is_set():
+            self.why, self.expected = why, True
+            self._core.freeze()
+            self._over.set()
+
+    def fail(self, why: str) -> None:
+        """The session has to end, because something went wrong."""
+        self._core.freeze()
+        self._confirmed.set()
+        if not self._over.is_set():
+            self.why = why
+            self._over.set()
+            self._after()
+
+    async def end(self) -> None:
+        """Ack what is confirmed (waiting for what is on its way), and close. Bounded; raises nothing.
+
+        A publish channel that the broker did not close in time is left to `wait_released`.
+        """
+        self.finish("the end was asked for")
+        for undo in self._undo:
+            undo()
+        source, consume, publish = self._source, self._consume, self.publish
+        if self._stream is not None:
+            self.detach(self._stream)
+        try:
+            if publish is not None and consume is not None and self._stream is not None:
+                await self.all_confirmed(self._stream, publish, consume)
+                self._ack(self._stream.ledger.last_acks())
+            if publish is not None and self.connection.blocked is None:
+                await closed(publish)
+            if consume is not None:
+                await closed(consume)
+            if source is not None:
+                await source.close(CLOSE_TIMEOUT)
+        finally:
+            if publish is not None:
+                publish.shut()
+            if source is not None:
+                source.abort()
+
+    async def wait_released(self) -> None:
+        """Wait until nothing of the session can be published any more. Raises ConnectionLost."""
+        if self.publish is None:
+            return
+        while self.connection.error is None:
+            try:
+                await self.publish.close(CLOSE_TIMEOUT)
+                return
+            except CallTimeout:
+                _log.info("waiting for the broker to close a channel", blocked=self.connection.blocked)
+        raise self.connection.error
+
+    # Shared with the fetching of leftovers --------------------------------------------------------------
+
+    def attach(self, stream: Stream, connection: Connection, write_acks: Callable[[bytes], None]) -> None:
+        """A stream comes in on a connection: it is read only while what it brings can be taken."""
+        self._gates[stream] = connection
+        self._ack_writers[stream] = write_acks
+
+    def detach(self, stream: Stream) -> None:
+        """The stream brings nothing more that counts."""
+        connection = self._gates.pop(stream, None)
+        if connection is not None:
+            connection.resume_reading(_PUBLISHING)
+            connection.resume_reading(_HELD)
+
+    def flush(self) -> None:
+        """Write what the core has to say, and see to the rest of the consequences."""
+        core, connection = self._core, self.connection
+        while True:
+            now = monotonic()
+            for piece in core.take(now):
+                connection.write(piece)
+            core.choked = connection.write_buffer_full
+            if not core.more or core.choked:
+                break
+            core.go_on(now)
+        stuck = core.choked or connection.blocked is not None
+        for stream, gated in self._gates.items():
+            full = stream.bytes >= self._settings.hold_bytes
+            (gated.pause_reading if stuck else gated.resume_reading)(_PUBLISHING)
+            (gated.pause_reading if full else gated.resume_reading)(_HELD)
+        if core.fault is not None:
+            self.finish_with_fault(core.fault)
+        self._after()
+
+    def finish_with_fault(self, fault: str) -> None:
+        """A message came back or was refused."""
+        if not self._over.is_set():
+            self.why = fault
+            self._over.set()
+
+    def confirmed(self, stream: Stream, confirms: list[tuple[int, bool, bool]]) -> None:
+        """The broker's answers for a stream."""
+        core = self._core
+        core.confirms(stream, confirms, monotonic())
+        if acks := core.acks(stream):
+            self._ack_writers[stream](acks)
+        self._confirmed.set()
+        if core.fault is not None:
+            self.flush()
+
+    def returned(self, stream: Stream, message: Returned) -> None:
+        """A message that came back, of a stream."""
+        self._core.returned(stream, message.routing_key, f"{message.code} {message.text}")
+        self.flush()
+
+    async def all_confirmed(self, stream: Stream, publish: Channel, consume: Channel) -> bool:
+        """Wait until a stream's publishes are confirmed, while that is of use; at most `settle_timeout`."""
+        seconds = self._settings.settle_timeout if self.connection.blocked is None else _BLOCKED_TIMEOUT
+        try:
+            async with asyncio.timeout(seconds):
+                while stream.ledger.outstanding and publish.error is None and consume.error is None:
+                    self._confirmed.clear()
+                    await self._confirmed.wait()
+        except TimeoutError:
+            _log.warning("publishes were not confirmed in time", outstanding=stream.ledger.outstanding)
+        return not stream.ledger.outstanding
+
+    # Inside ------------------------------------------------------------------------------------------------
+
+    def _delivered(self, buf: bytes, spans: list[Span]) -> None:
+        core, connection = self._core, self.connection
+        now = monotonic()
+        core.deliveries(buf, spans, now)
+        for piece in core.take(now):
+            connection.write(piece)
+        if core.more or core.fault is not None or core.held or connection.write_buffer_full:
+            self.flush()
+
+    def _ack(self, acks: bytes) -> None:
+        if acks and self._consume is not None and self._consume.error is None and self._source is not None:
+            self._source.write(acks)
+
+    def _writable(self) -> None:
+        self._core.choked = False
+        self._core.go_on(monotonic())
+        self.flush()
+
+
+async def consume_alone(
+    connection: Connection,
+    number: int,
+    queue: str,
+    prefetch: int,
+    on_deliveries: Callable[[bytes, list[Span]], None],
+    on_cancel: Callable[[], None],
+) -> Channel:
+    """Consume a queue as its only consumer; the channel. Raises BrokerError.
+
+    A queue with a single active consumer takes no exclusive one, but is as good where nobody else is there.
+    """
+    exclusive = True
+    while True:
+        channel = await connection.open_channel(number)
+        try:
+            await channel.qos(prefetch)
+            await channel.consume(queue, on_deliveries, exclusive=exclusive, on_cancel=on_cancel)
+            return channel
+        except ChannelClosed as error:
+            if error.code != _REFUSED or not exclusive:
+                raise
+            channel = await connection.open_channel(number)
+            found = await channel.declare_queue(queue, passive=True)
+            await channel.close()
+            if found.consumers:
+                raise
+            exclusive = False
+
+
+async def _declare_dead_letter_queue(connection: Connection, queue: str) -> None:
+    channel = await connection.open_channel()
+    try:
+        await channel.declare_queue(queue, durable=True)
+        await channel.close()
+    except ChannelClosed as error:
+        if error.code != _PRECONDITION_FAILED:  # It stands with other arguments: used as it is.
+            raise BrokerError(_explained(f"dead-letter queue {queue!r}", error)) from error
+
+
+async def closed(channel: Channel) -> None:
+    """Close a channel in order, if that can be done in time."""
+    try:
+        await channel.close(CLOSE_TIMEOUT)
+    except CallTimeout as error:
+        _log.warning("a channel was not closed in time", reason=str(error))
+
+
+def _explained(what: str, error: ChannelClosed) -> str:
+    match error.code:
+        case 404:
+            return f"{what} does not exist"
+        case 403 if "exclusive" in error.text:
+            return f"{what} is consumed by somebody else; PartyMQ has to be alone"
+        case 405:
+            return f"{what} is exclusive to another connection"
+        case _:
+            return f"{what}: {error}"
