@@ -50,6 +50,10 @@ class Observer:
         self._told: dict[str, tuple[int, MemberState, bool, bool]] = {}
         self._warned: set[str] = set()
         self._wake = asyncio.Event()
+        self.source_trouble: str | None = None
+        """Why the source could not be consumed, None where it stands."""
+        self.source_ready: int | None = None
+        """Messages waiting in the source."""
 
     def wake(self) -> None:
         """Look now: somebody came whose queue is not known."""
@@ -60,6 +64,7 @@ class Observer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_depths())
             tasks.create_task(self._watch_bindings())
+            tasks.create_task(self._watch_source())
 
     async def queue_of(self, hostname: str) -> str | None:
         """The queue bound with a member's key, None where none is or nobody can be asked.
@@ -139,6 +144,18 @@ class Observer:
         if member.state is MemberState.SET_ASIDE or self._told.get(hostname) != news:
             self._told[hostname] = news
             self._happened(Observed(hostname, incarnation, depth.exists, depth.consumers))
+
+    async def _watch_source(self) -> None:
+        queue = self._settings.source_queue
+        while True:
+            try:
+                depth = (await self._depths.sample([queue]))[queue]
+            except BrokerError as error:
+                _log.info("the source could not be looked at", reason=str(error))
+            else:
+                self.source_ready = depth.ready
+                self.source_trouble = None if depth.exists else f"source queue {queue!r} does not exist"
+            await asyncio.sleep(_BINDINGS_INTERVAL)
 
     async def _watch_bindings(self) -> None:
         while True:

@@ -19,15 +19,16 @@ from partymq.config.settings import BrokerSettings, GroupSettings
 from partymq.coordinator.commands import AnswerTo, serve_commands
 from partymq.coordinator.depths import QueueDepths
 from partymq.coordinator.lease import Lease
+from partymq.coordinator.leftovers import discard_leftover, move_leftover
 from partymq.coordinator.observer import Observer
 from partymq.coordinator.proofs import Proofs
 from partymq.coordinator.statistics import GroupStatistics
 from partymq.coordinator.topology import prepare
-from partymq.errors import BrokerError
+from partymq.errors import BrokerError, ChannelClosed
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.membership import Timing
-from partymq.group.names import dead_letter_queue
+from partymq.group.names import dead_letter_queue, leftover_queue, member_key
 from partymq.group.state import GroupState
 from partymq.group.wire import Bind, Command, Describe, Heartbeat, MemberCall, Ready, Reply, Status, Unbind
 from partymq.router import Router, RouterSettings
@@ -40,6 +41,8 @@ _MOST_AT_ONCE: Final = 500
 _MOST_WAITING: Final = 20_000
 """Events in the queue from which on commands are not taken: their senders try again."""
 _RETRY: Final = 0.5
+_GONE: Final = frozenset({404, 405})
+"""A queue or exchange that is not there, or that belongs to another connection."""
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -95,7 +98,7 @@ class Term:
         self._tasks = asyncio.TaskGroup()
         self._handovers: dict[int, asyncio.Task[None]] = {}
         self._locked: dict[int, tuple[int, ...]] = {}
-        self._fetch: asyncio.Task[None] | None = None
+        self._leftovers: dict[int, asyncio.Task[None]] = {}
         self._renewal_due = False
         self._began = time.time()
 
@@ -108,6 +111,7 @@ class Term:
         try:
             async with self._tasks as tasks:
                 self._perform(self.coordinator.start(monotonic(), time.time()))
+                tasks.create_task(_persistently(partial(prepare, self._connection, self._settings)))
                 tasks.create_task(self._serve())
                 tasks.create_task(self._take_events())
                 tasks.create_task(self._tick())
@@ -151,6 +155,9 @@ class Term:
         """Why nothing is routed now; None where all is well."""
         if self._connection.blocked is not None:
             return f"the broker takes no messages at the moment: {self._connection.blocked}"
+        if not self.coordinator.running:
+            # Nobody to route to is no fault: members could not even join if it were told as one.
+            return self._observer.source_trouble
         return self._router.unready()
 
     # -- events in -------------------------------------------------------------------------------------
@@ -260,22 +267,26 @@ class Term:
                     self._begin(effect.handover, partial(self._proofs.drained, effect))
                 case ev.Reclaim():
                     self._tell("reclaiming", hostname=effect.hostname, partitions=len(effect.partitions))
-                    self._begin(effect.handover, partial(self._proofs.reclaimed, effect))
+                    self._begin(effect.handover, partial(self._reclaimed, effect))
                 case ev.Cancel(number):
                     self._cancel(number)
-                case ev.Fetch(number, queue, hostname):
-                    self._tell("fetching a leftover", hostname=hostname, queue=queue)
-                    self._fetch = self._tasks.create_task(self._fetch_leftover(number, queue, hostname))
+                case ev.Move():
+                    self._tell("moving a leftover", hostname=effect.hostname, queue=effect.queue)
+                    self._leftovers[effect.leftover] = self._tasks.create_task(self._move(effect))
+                case ev.Fetch(number):
+                    self._tell("fetching a leftover", number=number)
+                    router.fetch(number, leftover_queue(self._settings.name, number), "")
                 case ev.CancelFetch(number):
-                    self._end_fetch()
+                    self._end_move(number)
                     router.cancel_fetch(number)
+                case ev.Discard(number):
+                    self._tasks.create_task(self._discard(number))
                 case ev.Forget(hostname):
                     router.forget(hostname)
                     self._observer.forget(hostname)
                 case ev.Start():
                     router.start()
                 case ev.Stop():
-                    self._end_fetch()
                     router.stop()
 
     def _tell(self, what: str, *, hostname: str | None = None, **more: object) -> None:
@@ -303,16 +314,48 @@ class Term:
             task.cancel()
         self._router.unlock(self._locked.pop(number, ()))
 
-    async def _fetch_leftover(self, number: int, queue: str, hostname: str) -> None:
-        if await _persistently(lambda: self._proofs.untouched(queue)):
-            self._router.fetch(number, queue, hostname)
-        else:
-            self._happened(ev.Fetched(number))
+    async def _reclaimed(self, reclaim: ev.Reclaim) -> ev.Released:
+        if reclaim.unbind and reclaim.queue is not None:
+            await self._unbind(reclaim.hostname, reclaim.queue)
+        return await self._proofs.reclaimed(reclaim)
 
-    def _end_fetch(self) -> None:
-        if self._fetch is not None:
-            self._fetch.cancel()
-            self._fetch = None
+    async def _unbind(self, hostname: str, queue: str) -> None:
+        channel = await self._connection.open_channel()
+        try:
+            await channel.unbind_queue(queue, self._settings.exchange, member_key(hostname))
+        except ChannelClosed as error:
+            if error.code not in _GONE:
+                raise
+        else:
+            await channel.close()
+
+    async def _move(self, move: ev.Move) -> None:
+        async def moved() -> ev.Moved:
+            if move.unbind:
+                await self._unbind(move.hostname, move.queue)
+            await move_leftover(
+                self._connection,
+                self._proofs,
+                group=self._settings.name,
+                number=move.leftover,
+                queue=move.queue,
+            )
+            return ev.Moved(move.leftover)
+
+        event = await _persistently(moved)
+        self._leftovers.pop(move.leftover, None)
+        self._happened(event)
+
+    def _end_move(self, number: int) -> None:
+        task = self._leftovers.pop(number, None)
+        if task is not None:
+            task.cancel()
+
+    async def _discard(self, number: int) -> None:
+        try:
+            await discard_leftover(self._connection, group=self._settings.name, number=number)
+        except BrokerError as error:
+            _log.warning("a leftover's queue was not deleted", number=number, reason=str(error))
 
 
 async def _persistently(ask: Callable[[], Awaitable[_T]]) -> _T:

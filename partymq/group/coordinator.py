@@ -8,10 +8,17 @@ changes in one way only: a *hand-over* of its owner's.
 
 `Drain` is for a living owner, which takes part in the group meanwhile and after. `Reclaim` is for one that
 left, died or cannot receive; what such a member leaves in its queue is a *leftover*. Its partitions are
-locked (held) at the new owners until it has been fetched back, ahead of everything newer.
+locked (held) at the new owners until all of it is there, ahead of everything newer:
 
-What is saved (`GroupState`) is enough to go on after the coordinator's death at any point: hand-overs under
-way are simply begun again, because until `Assign` nothing has changed.
+    Released(leftover) ─► Save ─► Assign locked, Move ─► Moved ─► Save ─► Fetch ─► Fetched ─► Save ─► Unlock
+
+It goes by a queue of our own, because its member may come back and consume its queue again, at once and
+without asking: `Move` takes it out of there whether or not anybody can receive it, and until that is done the
+member gets nothing. `Fetch` waits for the owners. The newest leftover of a partition goes first: it was being
+filled from the older one, so it holds the older messages.
+
+What is saved (`GroupState`) is enough to go on after the coordinator's death at any point: hand-overs, moves
+and fetches under way are simply begun again, because until `Assign` nothing has changed.
 """
 
 from collections import Counter
@@ -26,6 +33,7 @@ from partymq.group.events import (
     Called,
     Cancel,
     CancelFetch,
+    Discard,
     Drain,
     Effect,
     Event,
@@ -36,6 +44,8 @@ from partymq.group.events import (
     HeldUp,
     HoldExhausted,
     Learned,
+    Move,
+    Moved,
     Observed,
     Pause,
     PutOff,
@@ -50,21 +60,37 @@ from partymq.group.events import (
     Unroutable,
 )
 from partymq.group.membership import Membership, Timing
-from partymq.group.state import GONE, GroupState, Leftover, Member, MemberState
-from partymq.group.wire import Heartbeat
+from partymq.group.state import GONE, GroupState, Leftover, Member, MemberState, SetAside
+from partymq.group.wire import Heartbeat, Ready
 
 _OWNING = frozenset({MemberState.READY, MemberState.REBINDING})
 
 
 @dataclass(frozen=True, slots=True)
-class Handover:
-    """A hand-over under way. `queue` is the one whose emptiness is to be proven."""
+class Purpose:
+    """What a hand-over is for. `queue` is the one whose emptiness is to be proven.
 
-    number: int
-    hostname: str
+    `old_incarnation`: of the member's own earlier self, whose queue it is.
+    """
+
     queue: str | None
     reclaim: bool
     old_incarnation: bool = False
+    unbind: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A hand-over under way."""
+
+    number: int
+    hostname: str
+    purpose: Purpose
+
+    @property
+    def reclaim(self) -> bool:
+        """Whether its owner is not one to go on."""
+        return self.purpose.reclaim
 
 
 class Coordinator:
@@ -83,6 +109,8 @@ class Coordinator:
         self._handovers: dict[str, Handover] = {}
         self._handover_number = 0
         self._paused: set[str] = set()
+        self._moving: dict[int, bool] = {}
+        """Leftovers being moved, and whether their queues are unbound first."""
         self._fetching: int | None = None
         self._running = False
         self._unsaved = False
@@ -100,6 +128,11 @@ class Coordinator:
             f"<Coordinator generation={self.state.generation} members={dict(states)}"
             f" handovers={sorted(self._handovers)} leftovers={len(self.state.leftovers)}>"
         )
+
+    @property
+    def running(self) -> bool:
+        """Whether the source is to be consumed: there is somebody to route to."""
+        return self._running
 
     def start(self, now: float, wall: float) -> list[Effect]:
         """Take up the state as it was saved. Every member gets its full time to be heard again.
@@ -126,6 +159,8 @@ class Coordinator:
                 return [Answer(request_id, members.call(request_id, call, now))]
             case Called(request_id, call):
                 self._out.append(Answer(request_id, members.call(request_id, call, now)))
+                if isinstance(call, Ready):
+                    self._renew_tokens(call.hostname)
             case Tick():
                 members.tick(now)
             case HeldUp():
@@ -145,10 +180,28 @@ class Coordinator:
                 self._released(event, now)
             case PutOff(number):
                 self._put_off(number, now)
+            case Moved(number):
+                self._moved(number)
             case Fetched(number):
                 self._fetched(number)
         self._advance(now)
         return self._taken()
+
+    def _renew_tokens(self, hostname: str) -> None:
+        """A new incarnation is another process: what the old one still does must be told from it."""
+        member = self.state.members.get(hostname)
+        if member is None or member.state is not MemberState.READY:
+            return
+        stale = [
+            partition
+            for partition in self.state.partitions
+            if partition.owner == hostname and partition.incarnation != member.incarnation
+        ]
+        if stale:
+            self.state.generation += 1
+        for partition in stale:
+            partition.fencing_token = self.state.generation
+            partition.incarnation = member.incarnation
 
     # -- hand-overs ----------------------------------------------------------------------------------------
 
@@ -157,8 +210,26 @@ class Coordinator:
             handover = self._handovers.get(hostname)
             if handover is not None and not handover.reclaim:
                 self._put_off(handover.number, now)
-            elif hostname in self.state.members and not self._membership.watches[hostname].unreachable:
+            elif self._may_give_way(hostname):
+                # A proof that was taken before says nothing about what is let go now.
+                self._cancel(hostname)
                 self._out.append(GiveWay(hostname))
+
+    def _may_give_way(self, hostname: str) -> bool:
+        """Whether more in its queue would do no harm: it will be taken for what follows what is there.
+
+        Not where messages came back (some would get there, others not), where the next incarnation may have
+        another queue, and where it can't be seen what is in the queue.
+        """
+        member = self.state.members.get(hostname)
+        return (
+            member is not None
+            and member.queue is not None
+            and member.old_queue is None
+            and (member.state in GONE or member.reason is SetAside.NO_CONSUMER)
+            and self._unmoved(member) is None
+            and not self._membership.watches[hostname].unreachable
+        )
 
     def _handover_of(self, number: int) -> Handover | None:
         return next((h for h in self._handovers.values() if h.number == number), None)
@@ -169,14 +240,9 @@ class Coordinator:
             return
         hostname = handover.hostname
         del self._handovers[hostname]
-        member = self.state.members[hostname]
         mine = self.state.owned_by(hostname)
-        if handover.old_incarnation:
-            member.old_queue = None
-            self._unsaved = True
-            if proof.leftover is not None:
-                self._add_leftover(hostname, proof.leftover, mine)
-                self._assign_effect(dict.fromkeys(mine, hostname), locked=True)
+        if handover.purpose.old_incarnation:
+            self._released_old(self.state.members[hostname], proof.leftover, mine)
             return
         if not self._eligible() and (proof.leftover is not None or self.state.leftovers):
             # Nobody could take it: things are best kept as they are, the owner may come back.
@@ -201,6 +267,15 @@ class Coordinator:
             if stay:
                 self._out.append(Unlock(stay))
 
+    def _released_old(self, member: Member, leftover: str | None, mine: list[int]) -> None:
+        """The queue of an earlier incarnation is done with, or what it left there comes first."""
+        member.old_queue = None
+        self._unsaved = True
+        self._membership.try_again()
+        if leftover is not None and mine:
+            self._add_leftover(member.hostname, leftover, mine)
+            self._assign_effect(dict.fromkeys(mine, member.hostname), locked=True)
+
     def _move(self, moves: Mapping[int, str | None]) -> None:
         if not moves:
             return
@@ -209,6 +284,7 @@ class Coordinator:
             partition = self.state.partitions[number]
             partition.owner = owner
             partition.fencing_token = self.state.generation
+            partition.incarnation = self.state.members[owner].incarnation if owner is not None else 0
         self._unsaved = True
         locked = self._locked()
         owned = {number: owner for number, owner in moves.items() if owner is not None}
@@ -232,47 +308,73 @@ class Coordinator:
             self._out.append(Cancel(handover.number))
 
     def _add_leftover(self, hostname: str, queue: str, partitions: list[int]) -> None:
-        last = self.state.leftovers[-1].number if self.state.leftovers else self.state.generation
-        number = max(last, self.state.generation) + 1
-        self.state.leftovers.append(Leftover(number, hostname, queue, partitions))
         self._unsaved = True
+        for leftover in self.state.leftovers:
+            if leftover.queue == queue and not leftover.moved:
+                # Still the same one: nothing was sent there since.
+                leftover.partitions = sorted({*leftover.partitions, *partitions})
+                return
+        self.state.generation += 1
+        self.state.leftovers.append(Leftover(self.state.generation, hostname, queue, partitions))
+
+    def _leftover(self, number: int) -> Leftover | None:
+        return next((left for left in self.state.leftovers if left.number == number), None)
+
+    def _moved(self, number: int) -> None:
+        leftover = self._leftover(number)
+        if leftover is None or number not in self._moving:
+            return
+        del self._moving[number]
+        leftover.moved = True
+        self._unsaved = True
+        self._membership.try_again()
 
     def _fetched(self, number: int) -> None:
-        done = next((left for left in self.state.leftovers if left.number == number), None)
+        done = self._leftover(number)
         if done is None or self._fetching != number:
             return
         self.state.leftovers.remove(done)
         self._fetching = None
         self._unsaved = True
+        self._membership.try_again()
         still_locked = self._locked()
         freed = [partition for partition in done.partitions if partition not in still_locked]
         if freed:
             self._out.append(Unlock(freed))
+        self._out.append(Discard(number))
 
     def _locked(self) -> set[int]:
         return {number for leftover in self.state.leftovers for number in leftover.partitions}
 
     # -- who should own what -----------------------------------------------------------------------------
 
-    def _eligible(self) -> set[str]:
-        """Members that can be given partitions now.
+    def _unmoved(self, member: Member) -> Leftover | None:
+        """A leftover that may lie in the member's own queue: what it got now would be moved away with it."""
+        return next(
+            (
+                leftover
+                for leftover in self.state.leftovers
+                if not leftover.moved
+                and (leftover.hostname == member.hostname or leftover.queue == member.queue)
+            ),
+            None,
+        )
 
-        Not one whose queue is being fetched from: what it would get would be fetched away from it again.
-        """
-        fetched = {leftover.queue for leftover in self.state.leftovers}
-        return {
-            name
-            for name, member in self.state.members.items()
-            if member.state is MemberState.READY
-            and member.old_queue is None
-            and (member.queue is None or member.queue not in fetched)
-        }
+    def _receives(self, member: Member) -> bool:
+        """Whether something can be sent to the member now."""
+        return (
+            member.state is MemberState.READY and member.old_queue is None and self._unmoved(member) is None
+        )
+
+    def _eligible(self) -> set[str]:
+        """Members that can be given partitions now."""
+        return {name for name, member in self.state.members.items() if self._receives(member)}
 
     def targets(self) -> list[str | None]:
         """The owner that each partition should have, None where nobody can have it.
 
-        A member that restarts, or that is finishing its earlier incarnation's queue, keeps what it has; all
-        others share the rest.
+        A member that restarts, or that can't be sent anything before an older queue is done with, keeps what
+        it has; all others share the rest.
         """
         partitions = self.state.partitions
         eligible = self._eligible()
@@ -318,46 +420,49 @@ class Coordinator:
                 moving.setdefault(partition.owner, []).append(number)
 
         begun: list[Effect] = []
-        for hostname in [*owned, *(name for name in self._handovers if name not in owned)]:
+        old = [name for name, member in self.state.members.items() if member.old_queue is not None]
+        for hostname in dict.fromkeys([*owned, *old, *self._handovers]):
             member = self.state.members[hostname]
             mine, to_move = owned.get(hostname, []), moving.get(hostname, [])
-            wanted = self._wanted(member, mine, to_move)
+            wanted = self._wanted(member, mine, to_move, now)
             current = self._handovers.get(hostname)
             if current is not None:
-                if wanted == (current.queue, current.reclaim, current.old_incarnation):
+                if wanted == current.purpose:
                     continue
                 self._cancel(hostname)
             if wanted is None or now < self._membership.watches[hostname].drain_at:
                 continue
-            queue, reclaim, old_incarnation = wanted
             self._handover_number += 1
             number = self._handover_number
-            self._handovers[hostname] = Handover(number, hostname, queue, reclaim, old_incarnation)
+            self._handovers[hostname] = Handover(number, hostname, wanted)
             begun.append(
-                Reclaim(number, hostname, queue, mine) if reclaim else Drain(number, hostname, queue, to_move)
+                Reclaim(number, hostname, wanted.queue, mine, wanted.unbind)
+                if wanted.reclaim
+                else Drain(number, hostname, wanted.queue, to_move)
             )
         return begun
 
-    def _wanted(
-        self, member: Member, mine: list[int], to_move: list[int]
-    ) -> tuple[str | None, bool, bool] | None:
-        """The hand-over that a member should be in: queue, whether reclaimed, whether of its earlier self."""
-        if member.old_queue is not None:
-            return member.old_queue, True, True
+    def _wanted(self, member: Member, mine: list[int], to_move: list[int], now: float) -> Purpose | None:
+        """The hand-over that a member should be in."""
+        if member.old_queue is not None and (mine or member.state in _OWNING):
+            if member.state is MemberState.REBINDING or not self._membership.knows_queue(member, now):
+                return None  # it may be the same queue again
+            unbind = member.queue is not None and member.state is MemberState.READY
+            return Purpose(member.old_queue, reclaim=True, old_incarnation=True, unbind=unbind)
         if member.state is MemberState.READY:
-            return (member.queue if self.sighted else None, False, False) if to_move else None
+            return Purpose(member.queue if self.sighted else None, reclaim=False) if to_move else None
         if member.state is MemberState.REBINDING or not mine:
             return None
-        return member.queue, True, False
+        return Purpose(member.queue, reclaim=True)
 
     def _must_pause(self, hostname: str) -> bool:
         member = self.state.members.get(hostname)
         if member is None:
             return False
         handover = self._handovers.get(hostname)
-        if handover is not None and (handover.reclaim or handover.queue is not None):
+        if handover is not None and (handover.reclaim or handover.purpose.queue is not None):
             return True
-        return member.state is not MemberState.READY or member.old_queue is not None
+        return not self._receives(member)
 
     def _pause(self) -> None:
         owners = {p.owner for p in self.state.partitions if p.owner is not None}
@@ -385,27 +490,54 @@ class Coordinator:
         run = any(member.state is MemberState.READY for member in self.state.members.values()) and all(
             p.owner is not None for p in self.state.partitions
         )
-        if run != self._running:
-            self._running = run
-            self._fetching = None
-            self._out.append(Start() if run else Stop())
-        fetch = self._leftover_to_fetch() if run else None
-        if self._fetching is not None and (fetch is None or fetch.number != self._fetching):
+        if run and not self._running:
+            self._out.append(Start())
+        self._work_on_leftovers(self.state.leftovers if run else [])
+        if self._running and not run:
+            self._out.append(Stop())
+        self._running = run
+
+    def _work_on_leftovers(self, leftovers: list[Leftover]) -> None:
+        """Move and fetch them, and give up what can't be gone on with."""
+        unbind = {left.number: self._has_other_queue(left) for left in leftovers if not left.moved}
+        for number in [number for number, done in self._moving.items() if unbind.get(number) != done]:
+            del self._moving[number]
+            self._out.append(CancelFetch(number))
+        for left in leftovers:
+            if not left.moved and left.number not in self._moving:
+                self._moving[left.number] = unbind[left.number]
+                self._out.append(Move(left.number, left.queue, left.hostname, unbind[left.number]))
+
+        fetch = self._leftover_to_fetch(leftovers)
+        if self._fetching is not None and fetch != self._fetching:
             self._out.append(CancelFetch(self._fetching))
             self._fetching = None
         if fetch is not None and self._fetching is None:
-            self._fetching = fetch.number
-            self._out.append(Fetch(fetch.number, fetch.queue, fetch.hostname))
+            self._fetching = fetch
+            self._out.append(Fetch(fetch))
 
-    def _leftover_to_fetch(self) -> Leftover | None:
-        """The newest leftover, once all who are to get it can receive: older ones hold newer messages."""
-        if not self.state.leftovers:
-            return None
-        newest = self.state.leftovers[-1]
-        owners = {self.state.partitions[number].owner for number in newest.partitions}
+    def _has_other_queue(self, leftover: Leftover) -> bool:
+        """Whether the member that left it is here again, with another queue."""
+        member = self.state.members.get(leftover.hostname)
+        return member is not None and member.queue not in (None, leftover.queue)
+
+    def _leftover_to_fetch(self, leftovers: list[Leftover]) -> int | None:
+        """One that its owners can receive now, and with nothing newer for the same partitions."""
+        waiting: set[int] = set()
+        possible: list[int] = []
         members = self.state.members
-        receive = all(o is not None and members[o].state is MemberState.READY for o in owners)
-        return newest if receive else None
+        for leftover in reversed(leftovers):
+            owners = [self.state.partitions[number].owner for number in leftover.partitions]
+            if (
+                leftover.moved
+                and waiting.isdisjoint(leftover.partitions)
+                and all(owner is not None and self._receives(members[owner]) for owner in owners)
+            ):
+                possible.append(leftover.number)
+            waiting.update(leftover.partitions)
+        if self._fetching in possible:
+            return self._fetching
+        return possible[0] if possible else None
 
     def _track_rebalance(self, targets: list[str | None], now: float) -> None:
         settled = not self.state.leftovers and all(
@@ -449,7 +581,12 @@ class Coordinator:
                 for number, (partition, target) in enumerate(zip(self.state.partitions, targets, strict=True))
             ],
             "leftovers": [
-                {"queue": left.queue, "hostname": left.hostname, "partitions": left.partitions}
+                {
+                    "queue": left.queue,
+                    "hostname": left.hostname,
+                    "partitions": left.partitions,
+                    "state": "moved" if left.moved else "moving",
+                }
                 for left in self.state.leftovers
             ],
         }

@@ -88,13 +88,32 @@ class PutOff:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """Nothing of a leftover is in the member's queue any more."""
+
+    leftover: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """All of a leftover has been routed to its new owners, confirmed."""
 
     leftover: int
 
 
-Event = Called | Tick | HeldUp | Observed | Learned | Unroutable | HoldExhausted | Released | PutOff | Fetched
+Event = (
+    Called
+    | Tick
+    | HeldUp
+    | Observed
+    | Learned
+    | Unroutable
+    | HoldExhausted
+    | Released
+    | PutOff
+    | Moved
+    | Fetched
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +145,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class GiveWay:
-    """Send a paused member what is held for it now; it stays paused."""
+    """Send a paused member what is held for it now; it stays paused. Locked partitions stay held."""
 
     hostname: str
 
@@ -166,12 +185,17 @@ class Drain:
 @dataclass(frozen=True, slots=True)
 class Reclaim:
     """Wait until a paused member that left, died or cannot receive has finished, or its queue has no
-    consumer. Ends in `Released`."""
+    consumer. Ends in `Released`.
+
+    `unbind`: the queue is an earlier incarnation's, its binding with the member's key is removed before the
+    proof. Otherwise the old queue would go on to get a copy of all that the new one gets.
+    """
 
     handover: int
     hostname: str
     queue: str | None
     partitions: list[int]
+    unbind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,24 +206,43 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetch:
-    """Fetch a leftover back, in order, to the owners. Ends in `Fetched`. One at a time is under way."""
+class Move:
+    """Move a leftover, in order, from the member's queue to a queue of our own. Ends in `Moved`.
+
+    The queue is consumed exclusively; while somebody else consumes it, wait until it is empty or alone.
+    Several may be under way. `unbind`: see `Reclaim`; before anything is moved.
+    """
 
     leftover: int
     queue: str
     hostname: str
+    unbind: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Fetch a moved leftover from our own queue, in order, to the owners. Ends in `Fetched`. One at a time."""
+
+    leftover: int
 
 
 @dataclass(frozen=True, slots=True)
 class CancelFetch:
-    """Give up fetching: what has not been routed and confirmed goes back to its queue, in order."""
+    """Give up moving or fetching: what has not been confirmed goes back to its queue, in order."""
+
+    leftover: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """A leftover's queue of our own is empty and not needed any more."""
 
     leftover: int
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """The member is no more."""
+    """The member is no more; partitions that it still has in the routing table have no owner."""
 
     hostname: str
 
@@ -225,8 +268,10 @@ Effect = (
     | Drain
     | Reclaim
     | Cancel
+    | Move
     | Fetch
     | CancelFetch
+    | Discard
     | Forget
     | Start
     | Stop

@@ -32,6 +32,9 @@ class Timing:
     """After a hand-over was put off the next try waits so long, doubling up to a minute."""
     recover_retry: float = 1.0
     """A member that was set aside is tried again after so long, doubling up to a minute."""
+    learn_queue: float = 3.0
+    """So long the name of a restarted member's queue may take to become known, before it is taken to be
+    another one than before."""
 
 
 @dataclass(slots=True)
@@ -57,7 +60,6 @@ class Membership:
 
     def __init__(self, state: GroupState, timing: Timing) -> None:
         self._members = state.members
-        self._state = state
         self._timing = timing
         self._last_tick = 0.0
         self.wall_offset = 0.0
@@ -137,9 +139,18 @@ class Membership:
         member = self._members.get(news.hostname)
         if member is None or member.incarnation != news.incarnation or member.queue is not None:
             return False
-        member.queue = news.queue
+        self._use_queue(member, news.queue)
         self.changed = True
         return True
+
+    def knows_queue(self, member: Member, now: float) -> bool:
+        """Whether the name of its queue is known, or will probably not be."""
+        entered = self.watches[member.hostname].entered
+        return (
+            member.queue is not None
+            or member.state is not MemberState.READY
+            or now - entered >= self._timing.learn_queue
+        )
 
     def unroutable(self, hostname: str, reason: SetAside, now: float) -> None:
         """A message for a member came back."""
@@ -149,9 +160,11 @@ class Membership:
 
     def set_aside(self, hostname: str, reason: SetAside, now: float) -> None:
         """A ready member cannot receive; any other stays as it is."""
+        watch = self.watches[hostname]
+        if now - watch.entered > RETRY_MOST:
+            watch.recover_wait = 0.0  # it was well for long
         if not self._step(hostname, Step.SET_ASIDE, now, reason):
             return
-        watch = self.watches[hostname]
         watch.recover_wait = min(max(self._timing.recover_retry, 2 * watch.recover_wait), RETRY_MOST)
         watch.recover_at = now + watch.recover_wait
 
@@ -166,6 +179,11 @@ class Membership:
         watch = self.watches[hostname]
         watch.drain_wait = min(max(self._timing.drain_retry, 2 * watch.drain_wait), RETRY_MOST)
         watch.drain_at = now + watch.drain_wait
+
+    def try_again(self) -> None:
+        """What was put off is worth another try at once: somebody came or went, or a queue is done with."""
+        for watch in self.watches.values():
+            watch.drain_at = 0.0
 
     def _bind(self, hostname: str, request_id: str, now: float) -> Status:
         member = self._members.get(hostname)
@@ -184,6 +202,7 @@ class Membership:
             return Status.ALREADY_PENDING
         member.incarnation += 1
         member.bind_request = request_id
+        self.watches[hostname].heard = now
         return Status.OK
 
     def _ready(self, hostname: str, queue: str | None, request_id: str, now: float) -> Status:
@@ -193,12 +212,22 @@ class Membership:
         if not self._step(hostname, Step.READY, now):
             return Status.OK if member.ready_request == request_id else Status.ALREADY_READY
         member.ready_request = request_id
-        if queue is not None and queue != member.queue:
-            # What an earlier incarnation has in its own queue goes first.
-            if member.queue is not None and member.old_queue is None and self._state.owned_by(hostname):
-                member.old_queue = member.queue
-            member.queue = queue
+        self.watches[hostname].heard = now
+        self._use_queue(member, queue)
         return Status.OK
+
+    @staticmethod
+    def _use_queue(member: Member, queue: str | None) -> None:
+        """The member's queue is this one now. What an earlier incarnation has in its own goes first.
+
+        Nothing has been sent to a queue that was the member's only while an older one was waited for, so
+        that it need not be remembered.
+        """
+        if member.queue is not None and member.old_queue is None:
+            member.old_queue = member.queue
+        if member.old_queue == queue:
+            member.old_queue = None
+        member.queue = queue
 
     def _step(self, hostname: str, step: Step, now: float, reason: SetAside = SetAside.NONE) -> bool:
         """Move a member on in its life; False, and nothing changed, where the table does not allow it."""
@@ -211,13 +240,13 @@ class Membership:
         member.state = to
         member.reason = reason
         watch = self.watches[hostname]
-        watch.heard = watch.entered = now
-        watch.consumer_seen = watch.unreachable = False
+        watch.entered = now
+        watch.consumer_seen = False
+        if to is MemberState.READY:
+            watch.unreachable = False
         watch.consumerless_since = watch.exists = watch.bound = None
         watch.drain_wait = 0.0
-        # What was put off is worth another try at once: somebody came or went.
-        for other in self.watches.values():
-            other.drain_at = 0.0
+        self.try_again()
         self.changed = True
         return True
 

@@ -41,6 +41,11 @@ def dead_letter_queue(group: str) -> str:
     return f"partymq.{group}.q.dead-letter"
 
 
+def leftover_queue(group: str, number: int) -> str:
+    """Where a leftover lies until its new owners get it. Durable; deleted when it is done."""
+    return f"partymq.{group}.q.leftover-{number}"
+
+
 def source_queue(group: str) -> str:
     """The source where PartyMQ binds a queue of its own to an existing exchange."""
     return f"partymq.{group}.q.source"

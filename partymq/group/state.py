@@ -88,7 +88,9 @@ class Member(msgspec.Struct, omit_defaults=True):
     queue: str | None = None
     """Its queue's name, where it is known."""
     old_queue: str | None = None
-    """The queue of its earlier incarnation, which has not been proven empty yet."""
+    """The queue of its earlier incarnation, which has not been proven empty yet.
+
+    While `queue` is not known it may be the same one."""
     reason: SetAside = SetAside.NONE
     bind_request: str = ""
     ready_request: str = ""
@@ -99,15 +101,22 @@ class Partition(msgspec.Struct, omit_defaults=True):
 
     owner: str | None = None
     fencing_token: int = 0
+    incarnation: int = 0
+    """The owner's when it got the token."""
 
 
-class Leftover(msgspec.Struct):
-    """What a member left in its queue; it is fetched back ahead of everything newer of these partitions."""
+class Leftover(msgspec.Struct, omit_defaults=True):
+    """What a member left in its queue; it goes to the new owners ahead of everything newer of `partitions`.
+
+    First it is moved to a queue of our own, which nobody else consumes (`moved`), then fetched from there.
+    """
 
     number: int
     hostname: str
     queue: str
+    """The member's."""
     partitions: list[int]
+    moved: bool = False
 
 
 class GroupState(msgspec.Struct):

@@ -371,7 +371,15 @@ class Core:
 
     def forget(self, hostname: str) -> None:
         """See `Router.forget`."""
-        self.table.forget(hostname)
+        table = self.table
+        lane = table.lanes.get(hostname)
+        if lane is not None and lane.owned:
+            owned = {partition for partition, owner in enumerate(table.owners) if owner is lane}
+            taken = self._take_held(owned)
+            for partition in owned:
+                table.assign(partition, table.closed, partition in table.locked)
+            self._put_back(*taken)
+        table.forget(hostname)
 
     def observe(self, hostname: str, depth: Depth, now: float) -> None:
         """See `Router.observe`."""

@@ -152,8 +152,7 @@ class _Fetch:
         return await self._is_really_empty()
 
     def _begin(self, publish: Channel, source: Connection) -> Stream:
-        session = self._session
-        connection = session.connection
+        core, connection = self._core, self._session.connection
         core.begin_leftover(publish.number, connection.username, connection.frame_max, source.frame_max)
         assert core.leftover is not None
         return core.leftover

@@ -67,6 +67,7 @@ class Router:
         self._connection: Connection | None = None
         self._started = False
         self._finishing = False
+        self._at_rest = False
         self._changed = asyncio.Event()
         self._current: Session | None = None
         self._leftovers: Leftovers | None = None
@@ -87,6 +88,8 @@ class Router:
 
         Raises ConnectionLost when `connection` is lost.
         """
+        if self._connection is not None:
+            raise RuntimeError("a router is for one run")
         self._connection = connection
         undo = connection.on_lost(lambda _: self._changed.set())
         failures = 0
@@ -95,7 +98,9 @@ class Router:
                 self._changed.clear()
                 if not self._started:
                     self._why = _NOT_STARTED
+                    self._at_rest = True
                     await self._changed.wait()
+                    self._at_rest = False
                     continue
                 began = monotonic()
                 session = await self._one_session(connection)
@@ -168,7 +173,7 @@ class Router:
         self._flush()
 
     def forget(self, hostname: str) -> None:
-        """The member is no more. Without effect while it owns a partition."""
+        """The member is no more; what it still owns has no owner."""
         self._core.forget(hostname)
 
     def fetch(self, number: int, queue: str, hostname: str) -> None:
@@ -200,12 +205,13 @@ class Router:
         return 0 if self._core.frozen else self._session
 
     def settled(self, hostname: str) -> bool:
-        """Whether there is a session, and every publish of it to the member is confirmed.
+        """Whether every publish of this session to the member is confirmed, or nothing is routed at all.
 
-        While the member is paused nothing more is sent to it, so that this stays true.
+        While the member is paused nothing more is sent to it, so that this stays true. False between the
+        sessions: what an ended one has sent may still be on its way.
         """
         if self.session == 0:
-            return False
+            return self._at_rest
         lane = self._core.table.lanes.get(hostname)
         return lane is None or lane.outstanding == 0
 

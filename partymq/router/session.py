@@ -289,7 +289,7 @@ class Session:
 
 async def consume_alone(
     connection: Connection,
-    number: int,
+    number: int | None,
     queue: str,
     prefetch: int,
     on_deliveries: Callable[[bytes, list[Span]], None],

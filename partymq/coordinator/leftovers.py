@@ -1,0 +1,127 @@
+"""Takes what a member left in its queue to a queue of our own, in order.
+
+There it is safe from the member, which may come back at any moment and consume its queue again. Every message
+is acked only after the broker has confirmed it in our queue; nothing is changed in it but channel numbers.
+"""
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from typing import Final
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection
+from partymq.amqp.content import Returned, Span, publish_frame, with_channel
+from partymq.coordinator.proofs import Proofs
+from partymq.errors import BrokerError, ChannelClosed, ConnectionLost, Nacked, Unroutable
+from partymq.group.names import leftover_queue
+from partymq.router.session import consume_alone
+
+_PREFETCH: Final = 500
+_LOOKS: Final = 2
+"""Times that a queue has to be found empty."""
+_LOOK: Final = 0.03
+"""Seconds between two looks at most."""
+_REFUSED: Final = frozenset({403, 404, 405})
+"""Somebody else consumes the queue, or it is gone: the counts will say which."""
+
+
+async def move_leftover(
+    connection: Connection, proofs: Proofs, *, group: str, number: int, queue: str
+) -> None:
+    """Empty a member's queue into our own for this leftover; returns when nothing is left in it.
+
+    Waits while somebody else consumes the queue. Cancelled, or ended by BrokerError, it can be begun again:
+    what was not confirmed goes back to its place.
+    """
+    target = leftover_queue(group, number)
+    channel = await connection.open_channel()
+    await channel.declare_queue(target, durable=True)
+    await channel.close()
+    while await proofs.untouched(queue):
+        try:
+            await _Move(connection, queue, target).run()
+        except ChannelClosed as error:
+            if error.code not in _REFUSED:
+                raise
+
+
+async def discard_leftover(connection: Connection, *, group: str, number: int) -> None:
+    """Delete our own queue of a leftover, which is empty. Raises BrokerError."""
+    channel = await connection.open_channel()
+    await channel.delete_queue(leftover_queue(group, number), if_empty=True)
+    await channel.close()
+
+
+class _Move:
+    """One go at moving, on two channels of one connection."""
+
+    def __init__(self, connection: Connection, queue: str, target: str) -> None:
+        self._connection = connection
+        self._queue = queue
+        self._target = target
+        self._tags: deque[int] = deque()
+        self._confirmed: set[int] = set()
+        self._next = 1
+        self._settled = 0
+        self._error: BrokerError | None = None
+        self._progress = asyncio.Event()
+
+    async def run(self) -> None:
+        connection, tags = self._connection, self._tags
+        publish = await connection.open_channel()
+        try:
+            await publish.select_confirms(self._confirms, self._returned)
+            number = publish.number
+            frame = publish_frame(number, "", self._target, mandatory=True)
+
+            def delivered(buf: bytes, spans: list[Span]) -> None:
+                for tag, _, header_at, end in spans:
+                    tags.append(tag)
+                    connection.write(frame + with_channel(buf[header_at:end], number))
+
+            consume = await consume_alone(
+                connection, None, self._queue, _PREFETCH, delivered, self._cancelled
+            )
+            try:
+                await self._until_empty(publish, consume)
+            finally:
+                await consume.close()
+        finally:
+            await publish.close()
+
+    async def _until_empty(self, publish: Channel, consume: Channel) -> None:
+        acked = empty = 0
+        while empty < _LOOKS:
+            self._progress.clear()
+            for error in (self._error, publish.error, consume.error):
+                if error is not None:
+                    raise error
+            if self._settled != acked:
+                acked = self._settled
+                consume.ack(acked, multiple=True)
+            # What was on its way to us when the queue was found empty has arrived by now.
+            ready = 1 if self._tags else (await consume.declare_queue(self._queue, passive=True)).messages
+            empty = 0 if ready or self._tags else empty + 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._progress.wait()
+
+    def _confirms(self, confirms: list[tuple[int, bool, bool]]) -> None:
+        for seq, multiple, acked in confirms:
+            if not acked:
+                self._error = Nacked(f"the queue {self._target} refused a message")
+            self._confirmed.update(range(self._next, seq + 1) if multiple else (seq,))
+        while self._next in self._confirmed and self._error is None:
+            self._confirmed.discard(self._next)
+            self._next += 1
+            self._settled = self._tags.popleft()
+        self._progress.set()
+
+    def _returned(self, message: Returned) -> None:
+        self._error = Unroutable(message.code, message.text, message.exchange, message.routing_key)
+        self._progress.set()
+
+    def _cancelled(self) -> None:
+        self._error = ConnectionLost(f"the queue {self._queue} was deleted while it was being emptied")
+        self._progress.set()
