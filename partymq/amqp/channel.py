@@ -9,7 +9,6 @@ Callbacks are called synchronously while a read is being handled; what one raise
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,11 +18,12 @@ from pamqp.commands import Basic, Confirm
 from pamqp.commands import Channel as Method
 
 from partymq.amqp import codec, content
+from partymq.amqp.calls import Calls
 from partymq.amqp.content import Message, Returned, Span
 from partymq.amqp.methods import encode_method, make
 from partymq.amqp.publishing import Publishing
 from partymq.amqp.topology import Arguments, Topology
-from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ProtocolError
+from partymq.errors import BrokerError, CallTimeout, ChannelClosed
 
 if TYPE_CHECKING:
     from partymq.amqp.connection import Connection
@@ -31,15 +31,6 @@ if TYPE_CHECKING:
 _ReplyT = TypeVar("_ReplyT")
 OnConfirms = Callable[[list[codec.Confirm]], None]
 OnReturn = Callable[[Returned], None]
-
-
-@dataclass(slots=True)
-class _Waiter:
-    """A call that waits; `late` gets the answer when the caller has gone."""
-
-    kinds: tuple[type, ...]
-    future: "asyncio.Future[Any]"
-    late: Callable[[Any], None] | None
 
 
 @dataclass(slots=True)
@@ -61,7 +52,7 @@ class Channel(Topology):
         self.number = number
         self.error: BrokerError | None = None
         self._connection = connection
-        self._waiters: deque[_Waiter] = deque()
+        self._calls = Calls()
         self._consuming: dict[str, _Consuming] = {}
         self._tags = 0
         self._confirming = False
@@ -266,7 +257,7 @@ class Channel(Topology):
         else:
             if isinstance(frame, Basic.CancelOk):
                 self._forget_consumer(frame.consumer_tag or "")
-            self._answer(frame)
+            self._calls.answer(frame, self._where())
 
     def confirmed(self, confirms: list[codec.Confirm]) -> None:
         """Takes the confirms of a read."""
@@ -293,10 +284,7 @@ class Channel(Topology):
         self.error = error
         for tag in tuple(self._consuming):
             self._forget_consumer(tag)
-        for waiter in self._waiters:
-            if not waiter.future.done():
-                waiter.future.set_exception(error)
-        self._waiters.clear()
+        self._calls.end(error)
         if self._publishing is not None:
             self._publishing.end(error)
         self._ended.set()
@@ -336,42 +324,17 @@ class Channel(Topology):
     ) -> Any:
         self._check()
         raw = encode_method(self.number, method)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiters.append(_Waiter(kinds, future, late))
+        call = self._calls.begin(kinds, late)
         self._connection.write(raw)
         try:
             async with asyncio.timeout(timeout):
-                return await future
+                return await call.future
         except TimeoutError:
-            self._missed(future, late)
+            call.give_up()
             raise CallTimeout(f"{self._where()}: no answer to {method.name} within {timeout:g} s") from None
         except asyncio.CancelledError:
-            self._missed(future, late)
+            call.give_up()
             raise
-
-    def _missed(self, future: "asyncio.Future[Any]", late: Callable[[Any], None] | None) -> None:
-        """The caller has gone in the very moment in which its answer came."""
-        if (
-            late
-            and self.error is None
-            and not future.cancelled()
-            and future.done()
-            and not future.exception()
-        ):
-            late(future.result())
-
-    def _answer(self, frame: base.Frame | codec.Got) -> None:
-        if not self._waiters:
-            raise ProtocolError(f"{self._where()}: {_name(frame)}, which nobody asked for")
-        waiter = self._waiters[0]
-        if not isinstance(frame, waiter.kinds):
-            expected = " or ".join(kind.__name__ for kind in waiter.kinds)
-            raise ProtocolError(f"{self._where()}: {_name(frame)} instead of {expected}")
-        self._waiters.popleft()
-        if not waiter.future.done():
-            waiter.future.set_result(frame)
-        elif waiter.late is not None:
-            waiter.late(frame)
 
     def _cancelled(self, frame: Basic.Cancel) -> None:
         tag = frame.consumer_tag or ""
@@ -397,15 +360,11 @@ class Channel(Topology):
         consuming.on_cancel = None
 
     def _unwanted_consumer(self, ok: Basic.ConsumeOk) -> None:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiters.append(_Waiter((Basic.CancelOk,), future, None))
-        future.cancel()
-        self._connection.write(encode_method(self.number, make(Basic.Cancel, consumer_tag=ok.consumer_tag)))
+        if self.error is None:
+            self._calls.begin((Basic.CancelOk,), None).give_up()
+            cancel = make(Basic.Cancel, consumer_tag=ok.consumer_tag)
+            self._connection.write(encode_method(self.number, cancel))
 
     def _unwanted_message(self, got: codec.Got | Basic.GetEmpty) -> None:
-        if isinstance(got, codec.Got):
+        if isinstance(got, codec.Got) and self.error is None:
             self.nack(got.span[0], requeue=True)
-
-
-def _name(frame: base.Frame | codec.Got) -> str:
-    return frame.name if isinstance(frame, base.Frame) else "a message of basic.get"

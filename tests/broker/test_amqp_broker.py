@@ -446,9 +446,16 @@ async def test_tls_carries_messages_and_checks_the_certificate(tls_node: TlsNode
         await channel.select_confirms()
         body = b"x" * 3_000_000
         await channel.publish("", queue, body)
-        got = await channel.get(queue)
-        assert got is not None
-        assert got.body == body
+        bodies: list[bytes] = []
+        connection.pause_reading("a reason")
+        consuming = asyncio.create_task(
+            channel.consume(queue, lambda buf, spans: bodies.append(content.decode(buf, spans[0]).body))
+        )
+        await asyncio.sleep(0.1)
+        assert bodies == []
+        connection.resume_reading("a reason")
+        await consuming
+        await until(lambda: bodies == [body])
     async with connected(f"{base}?verify=verify_none"):
         pass
     with pytest.raises(ConnectionLost, match="TLS failed"):

@@ -208,7 +208,7 @@ async def test_a_channel_whose_opening_was_given_up_is_closed_when_it_opens() ->
             await connection.open_channel(timeout=0.02)
         go.set()
         await closed.wait()
-        while connection.channel_numbers:  # noqa: ASYNC110
+        while connection.channel_numbers:
             await asyncio.sleep(0.001)
 
 
@@ -342,6 +342,49 @@ async def test_get_answers_a_message_or_nothing_and_a_late_one_goes_back() -> No
             await channel.get("q", timeout=0.02)
         go.set()
         await back.wait()
+
+
+@both_loops
+async def test_callers_that_go_in_the_moment_of_their_answer_leave_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answers (and the channel's end) come in one read; the callers are cancelled before they see them."""
+    go = asyncio.Event()
+    written: list[Any] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.open_channel()
+        await peer.expect(Basic.Get)
+        await peer.expect(Basic.Consume)
+        await go.wait()
+        end = b"" if alive else frame.marshal(Channel.Close(404, "NOT_FOUND", 0, 0), 1)
+        peer.send_raw(joined([got(1, 6, b"x")]) + frame.marshal(Basic.ConsumeOk("c1"), 1) + end)
+        written.extend(type(value) for _, value in await peer.until_closed())
+
+    for alive in (True, False):
+        go.clear()
+        written.clear()
+        async with connected(script) as connection:
+            channel = await connection.open_channel()
+            calls = [
+                asyncio.create_task(channel.get("q")),
+                asyncio.create_task(channel.consume("q", lambda *_: None)),
+            ]
+            await asyncio.sleep(0.01)
+            answer = channel.handle
+
+            def handle(frame: Any, answer: Any = answer, calls: Any = calls) -> None:
+                answer(frame)
+                if isinstance(frame, Basic.ConsumeOk):
+                    for call in calls:
+                        call.cancel()
+
+            monkeypatch.setattr(channel, "handle", handle)
+            go.set()
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+        expected = [Basic.Nack, Basic.Cancel] if alive else [Channel.CloseOk]
+        assert written[: len(expected)] == expected
 
 
 @both_loops
