@@ -348,7 +348,7 @@ async def test_get_answers_a_message_or_nothing_and_a_late_one_goes_back() -> No
 async def test_callers_that_go_in_the_moment_of_their_answer_leave_nothing_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The answers (and the channel's end) come in one read; the callers are cancelled before they see them."""
+    """The answers, then perhaps the channel's end, are read at once; the callers are cancelled just then."""
     go = asyncio.Event()
     written: list[Any] = []
 
