@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from partymq.broker import guard, probe
+from partymq.broker.aside import aside
 from partymq.broker.install import Installation, find_installation
 from partymq.broker.ports import free_ports, is_free
 from partymq.broker.settings import NodeFiles, node_environment
@@ -229,6 +230,14 @@ class PrivateNode:
             raise NodeError(f"{said}: exit status {done.returncode}: {words}")
         return done.stdout.decode(errors="replace")
 
+    def sync_metadata(self) -> None:
+        """Have the broker write to disk what has been declared so far; blocks for about a second.
+
+        A broker (3.x, with Mnesia) killed within two seconds may have forgotten a durable queue that it had
+        confirmed, with all in it: seen in 1 of 10 kills right after the first start. So call this before `kill()`.
+        """
+        self.ctl("eval", "mnesia:sync_log().")
+
     def cpu_seconds(self) -> float:
         """CPU time, user and system, that the running Erlang VM has used since its start, in seconds.
 
@@ -252,19 +261,19 @@ class PrivateNode:
 
     async def start_async(self) -> None:
         """`start()` beside the event loop. Cancelled: the start is given up, and nothing is left running."""
-        await self._aside(self.start)
+        await aside(self.start, self._given_up.set)
 
     async def stop_async(self, timeout: float = _STOP_SECONDS) -> None:
-        await self._aside(lambda: self.stop(timeout))
+        await aside(lambda: self.stop(timeout))
 
     async def kill_async(self) -> None:
-        await self._aside(self.kill)
+        await aside(self.kill)
 
     async def restart_async(self) -> None:
-        await self._aside(self.restart)
+        await aside(self.restart, self._given_up.set)
 
     async def close_async(self) -> None:
-        await self._aside(self.close)
+        await aside(self.close)
 
     async def ctl_async(self, *arguments: str, timeout: float = 60.0) -> str:
         return await asyncio.to_thread(self.ctl, *arguments, timeout=timeout)
@@ -281,18 +290,6 @@ class PrivateNode:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close_async()
-
-    async def _aside(self, action: Callable[[], None]) -> None:
-        task = asyncio.create_task(asyncio.to_thread(action))
-        try:
-            # Torn otherwise: a thread can't be cancelled, and what it does to the node must not be left.
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._given_up.set()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()
-            raise
 
     def _end(self, process: "subprocess.Popen[bytes]") -> None:
         if process.poll() is None and self._pid:

@@ -133,6 +133,7 @@ def test_persistent_messages_survive_a_kill_and_an_orderly_restart(
     own = own_node(plugins=())
     first, port = own.pid, own.port
     publish(own.amqp_url, "q", b"one")
+    own.sync_metadata()
     own.kill()
     assert not own.running
     assert is_gone(first)
