@@ -17,7 +17,7 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, decode, encode_content, publish_frame
-from partymq.errors import BrokerError, ChannelClosed, ConnectionLost, NoCoordinator
+from partymq.errors import BrokerError, ChannelClosed, ConnectionLost, NoCoordinator, ProtocolError
 from partymq.group.names import coordinator_queue
 from partymq.group.wire import Call, Command, Reply, decode_command, decode_reply, encode
 
@@ -41,10 +41,10 @@ async def serve_commands(connection: Connection, group: str, on_command: OnComma
 
     def delivered(buf: bytes, spans: list[Span]) -> None:
         for span in spans:
-            message = decode(buf, span)
             try:
+                message = decode(buf, span)
                 command = decode_command(message.body)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, ProtocolError) as error:
                 _log.warning("a message in the coordinator queue is no command; dropped", reason=str(error))
                 continue
             reply_to = message.properties.reply_to or ""
@@ -127,7 +127,7 @@ class CommandClient:
         for span in spans:
             try:
                 reply = decode_reply(decode(buf, span).body)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, ProtocolError) as error:
                 _log.warning("a message in the control queue is no reply; dropped", reason=str(error))
                 continue
             answer = self._waiting.get(reply.request_id)

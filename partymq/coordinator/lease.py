@@ -20,7 +20,7 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, decode
-from partymq.errors import BrokerError, ChannelClosed, ConfigError, LeaseLost
+from partymq.errors import BrokerError, ChannelClosed, ConfigError, LeaseLost, ProtocolError
 from partymq.group.names import state_queue
 from partymq.group.state import GroupState
 
@@ -192,10 +192,9 @@ class Lease:
     def _delivered(self, buf: bytes, spans: list[Span]) -> None:
         assert self._channel is not None
         for span in spans:
-            body = decode(buf, span).body
             try:
-                message = _DECODE(body)
-            except msgspec.DecodeError as error:
+                message = _DECODE(decode(buf, span).body)
+            except (msgspec.DecodeError, ProtocolError) as error:
                 _log.error(
                     "a message in the state queue is no state; dropped", reason=str(error), body=body[:200]
                 )
