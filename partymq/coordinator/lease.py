@@ -195,9 +195,7 @@ class Lease:
             try:
                 message = _DECODE(decode(buf, span).body)
             except (msgspec.DecodeError, ProtocolError) as error:
-                _log.error(
-                    "a message in the state queue is no state; dropped", reason=str(error), body=body[:200]
-                )
+                _log.error("a message in the state queue is no state; dropped", reason=str(error))
                 self._channel.ack(span[0])
                 continue
             self._held.append(_Held(span[0], message))
