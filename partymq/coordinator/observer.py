@@ -54,6 +54,8 @@ class Observer:
         """Why the source could not be consumed, None where it stands."""
         self.source_ready: int | None = None
         """Messages waiting in the source."""
+        self.rate = 0.0
+        """Messages a second that were routed lately."""
 
     def wake(self) -> None:
         """Look now: somebody came whose queue is not known."""
@@ -147,7 +149,12 @@ class Observer:
 
     async def _watch_source(self) -> None:
         queue = self._settings.source_queue
+        statistics = self._router.statistics
+        messages, then = statistics.messages, monotonic()
         while True:
+            now = monotonic()
+            self.rate = (statistics.messages - messages) / max(now - then, _INTERVAL)
+            messages, then = statistics.messages, now
             try:
                 depth = (await self._depths.sample([queue]))[queue]
             except BrokerError as error:

@@ -1,7 +1,7 @@
 """A group's numbers in this process, over all terms."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -42,7 +42,7 @@ class GroupStatistics:
         self.generation = 0
         self.coordinates = False
         self.members: Mapping[str, int] = {}
-        self.lag: Mapping[int, int] = {}
+        self.held_by_partition: Callable[[], Mapping[int, int]] | None = None
 
     def rebalanced(self, durations: list[float]) -> None:
         """Count rebalances and clear the list."""
@@ -56,10 +56,15 @@ class GroupStatistics:
         self.epoch = max(self.epoch, epoch)
         if coordinator is None:
             self.members = {}
-            self.lag = {}
+            self.held_by_partition = None
             return
         self.generation = coordinator.state.generation
         self.members = Counter(member.state.value for member in coordinator.state.members.values())
+
+    @property
+    def lag(self) -> Mapping[int, int]:
+        """Messages of each partition that wait in the router; what members have is not known by partition."""
+        return self.held_by_partition() if self.held_by_partition is not None else {}
 
     @property
     def routed_messages(self) -> int:

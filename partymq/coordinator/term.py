@@ -107,6 +107,7 @@ class Term:
 
         Raises the BrokerError that ended it.
         """
+        self._statistics.held_by_partition = self._router.held_by_partition
         router = asyncio.create_task(self._router.run(self._connection), name="router")
         try:
             async with self._tasks as tasks:
@@ -146,6 +147,11 @@ class Term:
         described["coordinator"] = self._lease.current.instance
         described["coordinates_since"] = self._began
         described["unready"] = self.unready()
+        described["rate"] = round(self._observer.rate, 1)
+        described["source"] = {
+            "queue": self._settings.source_queue,
+            "messages_ready": self._observer.source_ready,
+        }
         for member in described["members"]:
             self._observer.add_to(member)
         self._router.add_to(described)

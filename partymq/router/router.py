@@ -240,6 +240,10 @@ class Router:
         """Messages sent, by partition."""
         return list(self._core.counts)
 
+    def held_by_partition(self) -> dict[int, int]:
+        """Messages held now, by partition; without those that hold none."""
+        return self._core.held_by_partition()
+
     def add_to(self, described: dict[str, Any]) -> None:
         """Add what the router knows to the coordinator's description of the group.
 
