@@ -156,11 +156,12 @@ def is_balanced(group: dict[str, Any], members: int) -> bool:
         if partition["owner"] is None or partition["owner"] != partition["target"]:
             return False
         counts[partition["owner"]] = counts.get(partition["owner"], 0) + 1
-    ready = [member for member in group["members"] if member["state"] == "ready"]
+    ready = sum(member["state"] == "ready" for member in group["members"])
     return (
-        len(counts) == members == len(ready) == len(group["members"])
+        len(counts) == members == ready
         and max(counts.values()) - min(counts.values()) <= 1
         and not group["rebalancing"]
+        and not group["leftovers"]
     )
 
 
