@@ -168,7 +168,7 @@ class Coordinator:
             case Observed():
                 members.observed(event, now)
             case Learned(hostname):
-                if members.learned(event):
+                if members.learned(event, now):
                     # A hand-over that had to do without the queue's name starts again, with a better proof.
                     self._cancel(hostname)
             case Unroutable(hostname, reason):
@@ -447,7 +447,7 @@ class Coordinator:
         if member.old_queue is not None and (mine or member.state in _OWNING):
             if member.state is MemberState.REBINDING or not self._membership.knows_queue(member, now):
                 return None  # it may be the same queue again
-            unbind = member.queue is not None and member.state is MemberState.READY
+            unbind = member.queue is not None
             return Purpose(member.old_queue, reclaim=True, old_incarnation=True, unbind=unbind)
         if member.state is MemberState.READY:
             return Purpose(member.queue if self.sighted else None, reclaim=False) if to_move else None
@@ -487,9 +487,7 @@ class Coordinator:
                 self._out.append(Forget(hostname))
 
     def _start_or_stop(self) -> None:
-        run = any(member.state is MemberState.READY for member in self.state.members.values()) and all(
-            p.owner is not None for p in self.state.partitions
-        )
+        run = any(member.state is MemberState.READY for member in self.state.members.values())
         if run and not self._running:
             self._out.append(Start())
         self._work_on_leftovers(self.state.leftovers if run else [])

@@ -44,7 +44,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """The name of a member's queue became known by its binding."""
+    """The name of a member's queue became known by its binding, or it turned out to be another one."""
 
     hostname: str
     incarnation: int
@@ -172,6 +172,8 @@ class Unlock:
 class Drain:
     """Prove that a living member has finished all it has. Ends in `Released` or `PutOff`.
 
+    A queue that is gone is proof only while no other one is bound with the member's key: see `Learned`.
+
     A member whose queue is known is paused. Where it is not known (`queue` None) nothing can be asked of
     the broker: those of `partitions` that had no message for long enough are released, one by one.
     """
@@ -221,14 +223,15 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Fetch a moved leftover from our own queue, in order, to the owners. Ends in `Fetched`. One at a time."""
+    """Fetch a leftover from our own queue, in order, to the owners. Ends in `Fetched`. One at a time."""
 
     leftover: int
 
 
 @dataclass(frozen=True, slots=True)
 class CancelFetch:
-    """Give up moving or fetching: what has not been confirmed goes back to its queue, in order."""
+    """Give up moving or fetching: send nothing more; what is on its way is confirmed and acked, the rest
+    stays in its queue."""
 
     leftover: int
 

@@ -81,7 +81,9 @@ class Membership:
             case Ready(hostname, queue):
                 return self._ready(hostname, queue, request_id, now)
             case Unbind(hostname):
-                if hostname in self._members:
+                member = self._members.get(hostname)
+                if member is not None and member.unbind_request != request_id:
+                    member.unbind_request = request_id
                     self._step(hostname, Step.UNBIND, now)
                 return Status.OK
             case Heartbeat(hostname):
@@ -134,13 +136,24 @@ class Membership:
         elif member.state is MemberState.SET_ASIDE:
             self._recover(seen.hostname, now)
 
-    def learned(self, news: Learned) -> bool:
-        """The name of a member's queue; False where it is no news."""
+    def learned(self, news: Learned, now: float) -> bool:
+        """The name of a member's queue; False where it is no news.
+
+        A client whose library recovers by itself may have another queue without a word.
+        """
         member = self._members.get(news.hostname)
-        if member is None or member.incarnation != news.incarnation or member.queue is not None:
+        if member is None or member.incarnation != news.incarnation or member.queue == news.queue:
             return False
+        if member.state in (MemberState.PENDING, MemberState.REBINDING):
+            return False  # it says so when it is ready
+        watch = self.watches[news.hostname]
+        lost = watch.exists is False or watch.bound is False
+        if member.queue is not None and watch.consumer_seen and not lost:
+            return False  # somebody listens in
         self._use_queue(member, news.queue)
         self.changed = True
+        if member.state is MemberState.SET_ASIDE and member.reason is SetAside.RETURNED:
+            self._step(news.hostname, Step.RECOVER, now)
         return True
 
     def knows_queue(self, member: Member, now: float) -> bool:
@@ -209,8 +222,10 @@ class Membership:
         member = self._members.get(hostname)
         if member is None or member.state in GONE:
             return Status.NOT_BOUND
+        if member.ready_request == request_id:
+            return Status.OK
         if not self._step(hostname, Step.READY, now):
-            return Status.OK if member.ready_request == request_id else Status.ALREADY_READY
+            return Status.ALREADY_READY
         member.ready_request = request_id
         self.watches[hostname].heard = now
         self._use_queue(member, queue)

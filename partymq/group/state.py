@@ -94,6 +94,7 @@ class Member(msgspec.Struct, omit_defaults=True):
     reason: SetAside = SetAside.NONE
     bind_request: str = ""
     ready_request: str = ""
+    unbind_request: str = ""
 
 
 class Partition(msgspec.Struct, omit_defaults=True):

@@ -1,0 +1,59 @@
+"""Play schedules from the command line, and tell the story of one that failed."""
+
+import argparse
+import sys
+import time
+
+from tests.simulation.schedule import Result, play, random_seeds
+
+
+def main() -> int:
+    """0: all promises kept; 1: a seed is printed that breaks one."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, help="play this one only")
+    parser.add_argument("--first", type=int, help="play seeds from this one on, instead of random ones")
+    parser.add_argument("--schedules", type=int, default=1_000_000, help="play so many at most")
+    parser.add_argument("--seconds", type=float, default=60.0, help="play for so long at most")
+    parser.add_argument("--verbose", action="store_true", help="tell the story, whatever the end")
+    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first failure")
+    arguments = parser.parse_args()
+
+    if arguments.seed is not None:
+        result = play(arguments.seed, telling=True)
+        if arguments.verbose or result.failure is not None:
+            print("\n".join(result.story))
+        print(_verdict(result))
+        return int(result.failure is not None)
+
+    began = time.perf_counter()
+    played = messages = repeats = 0
+    failures: list[Result] = []
+    base = arguments.first if arguments.first is not None else random_seeds(1)[0]
+    while played < arguments.schedules and time.perf_counter() - began < arguments.seconds:
+        result = play(base + played)
+        played += 1
+        messages += result.messages
+        repeats += result.repeats
+        if result.failure is not None:
+            failures.append(result)
+            print(_verdict(result), flush=True)
+            if not arguments.keep_going:
+                break
+    elapsed = time.perf_counter() - began
+    print(
+        f"{played} schedules from seed {base} in {elapsed:.1f} s ({played / elapsed:.0f}/s),"
+        f" {messages} messages begun, {repeats} of them again: {len(failures)} failures"
+    )
+    if failures:
+        print(f"\nthe story: python -m tests.simulation --seed {failures[0].seed}")
+    return int(bool(failures))
+
+
+def _verdict(result: Result) -> str:
+    if result.failure is None:
+        return f"seed {result.seed}: well after {result.seconds:.1f} s ({result.steps} steps)"
+    return f"seed {result.seed}: {result.failure}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

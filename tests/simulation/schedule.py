@@ -1,0 +1,495 @@
+"""One schedule: a group, what happens to it by the seed's will, and how it has to end.
+
+Everything that goes wrong goes wrong in the first part; then faults stop, and in bounded time all has to be
+well again: everything processed, every partition with a ready member, balanced, nothing held or pending.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from partymq.group import events as ev
+from partymq.group.coordinator import Coordinator
+from partymq.group.membership import Timing
+from partymq.group.state import GroupState, MemberState
+from partymq.group.wire import MemberCall, Status
+from tests.simulation.broker import Broker
+from tests.simulation.instance import Election, Instance
+from tests.simulation.message import Message
+from tests.simulation.oracle import Oracle, PromiseBroken
+from tests.simulation.pod import AnswerTo, Habits, Pod
+from tests.simulation.router_model import SOURCE, RouterModel
+from tests.simulation.term import Management, Term
+from tests.simulation.world import World
+
+TIMING = Timing(
+    expires_after=4.0, pending_expires_after=4.0, consumer_grace=0.5, drain_retry=0.5, recover_retry=0.5
+)
+PATIENCE = 600.0
+"""Seconds, after the faults, within which all has to be well."""
+CALL_TIMEOUT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a schedule is played with: the real parts, or parts broken on purpose."""
+
+    coordinator: Callable[[GroupState, Timing], Coordinator] = Coordinator
+    router: type[RouterModel] = RouterModel
+
+
+@dataclass(slots=True)
+class Command:
+    """A command in the coordinator queue."""
+
+    expires: float
+    request_id: str
+    call: MemberCall
+    answer: Callable[[Status], None]
+
+
+@dataclass(slots=True)
+class Result:
+    """How a schedule went."""
+
+    seed: int
+    failure: str | None
+    story: list[str] = field(default_factory=list)
+    steps: int = 0
+    messages: int = 0
+    repeats: int = 0
+    seconds: float = 0.0
+
+
+class Schedule:
+    """A schedule, made of its seed."""
+
+    def __init__(self, seed: int, parts: Parts, *, telling: bool = False) -> None:
+        self.seed = seed
+        self.world = world = World(seed, telling=telling)
+        self.rng = rng = world.rng
+        self.kind = rng.choices(("faults", "planned", "blind"), (8, 2, 1))[0]
+        self.partitions = rng.randint(1, 5)
+        self.oracle = Oracle(world, self.partitions, faults=self.kind != "planned")
+        self.broker = Broker(world, self.oracle.lost)
+        self.broker.declare(SOURCE)
+        self.broker.watch_ack = self._acked
+        self.management = Management(exists=self.kind != "blind")
+        self.election = Election(world, self.broker, GroupState.new(self.partitions))
+        self.parts = parts
+        self.prefetch = rng.choice((3, 8, 20))
+        self.window = rng.choice((1, 3, 8)) if self.kind != "blind" else None
+        self.instances = [
+            Instance(world, self.broker, self.election, name, self._make_term) for name in ("one", "two")
+        ]
+        self.pods = [
+            Pod(world, self.broker, self.oracle, f"pod-{number}", self._habits(), self._call, self._may_bind)
+            for number in range(rng.randint(1, 4))
+        ]
+        self.lossy = 0.0
+        self.healed = self.calm = False
+        self._commands: list[Command] = []
+        self._requests = 0
+        self._numbers = [0] * self.partitions
+        world.tell(
+            "schedule",
+            "seed %d: %s, %d partitions, prefetch %d, window %s",
+            seed,
+            self.kind,
+            self.partitions,
+            self.prefetch,
+            self.window,
+        )
+        for pod in self.pods:
+            world.tell(pod.name, "is written like this: %s", pod.habits)
+
+    def _habits(self) -> Habits:
+        rng = self.rng
+        blind = self.kind == "blind"
+        return Habits(
+            naming="same" if blind else rng.choice(("same", "same", "fresh", "exclusive")),
+            says_queue=not blind and rng.random() < 0.6,
+            consumes_before_ready=rng.random() < 0.5,
+            prefetch=rng.choice((1, 3, 10)),
+            work=0.02 if blind else rng.choice((0.002, 0.03, 0.2)),
+            leaves_at_once=not blind and rng.random() < 0.5,
+        )
+
+    # -- the parts ---------------------------------------------------------------------------------------
+
+    def _make_term(self, instance: Instance, state: GroupState) -> Term:
+        def make_router(instance: Instance, happened: Callable[[ev.Event], None]) -> RouterModel:
+            assert instance.coordinator is not None
+            return self.parts.router(
+                self.world,
+                self.broker,
+                instance,
+                instance.coordinator,
+                lambda: instance.source,
+                self.partitions,
+                self.prefetch,
+                self.window,
+                happened,
+            )
+
+        return Term(
+            instance,
+            self.broker,
+            self.oracle,
+            self.management,
+            lambda state: self.parts.coordinator(state, TIMING),
+            make_router,
+            state,
+        )
+
+    @property
+    def term(self) -> Term | None:
+        """The term of the instance that holds the lease."""
+        return next((instance.term for instance in self.instances if instance.holds_lease), None)
+
+    def _acked(self, queue: str, body: object) -> None:
+        """Nothing may leave the source before it is safe somewhere else."""
+        if queue == SOURCE and isinstance(body, Message):
+            self.oracle.left_the_source(body, self.broker)
+
+    # -- calls -----------------------------------------------------------------------------------------
+
+    def _call(self, pod: Pod, call: MemberCall, answer: AnswerTo) -> None:
+        self._requests += 1
+        request_id = f"r{self._requests}"
+        answered = False
+
+        def once(status: Status | None) -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                pod.world.after(self.world.lag(), pod.run, life, answer, (status,))
+
+        life = pod.life
+        command = Command(self.world.now + CALL_TIMEOUT, request_id, call, once)
+        self.world.after(self.world.lag(), self._arrives, command)
+
+        def again() -> None:
+            if not answered:
+                self._arrives(command)
+
+        self.world.after(CALL_TIMEOUT / 2, again)
+        if self.rng.random() < self.lossy:
+            self.world.after(2 * self.rng.random(), self._arrives, command)
+        self.world.after(CALL_TIMEOUT, once, None)
+
+    def _arrives(self, command: Command) -> None:
+        if self.rng.random() < self.lossy or not self.broker.up:
+            return
+        self._commands.append(command)
+        self._serve()
+
+    def _serve(self) -> None:
+        term = self.term
+        if term is None:
+            if self._commands:
+                self.world.after(0.1, self._serve)
+                self._commands = [c for c in self._commands if c.expires > self.world.now]
+            return
+        commands, self._commands = self._commands, []
+        for command in commands:
+            if command.expires > self.world.now:
+                self._submit(term, command)
+
+    def _submit(self, term: Term, command: Command) -> None:
+        def answer(status: Status) -> None:
+            if self.rng.random() >= self.lossy:
+                command.answer(status)
+
+        term.submit(command.request_id, command.call, answer)
+
+    def _may_bind(self, hostname: str) -> bool:
+        terms = [instance.term for instance in self.instances if instance.term is not None]
+        return not any(term.router.outstanding(hostname) for term in terms if not term.over)
+
+    # -- what happens ------------------------------------------------------------------------------------
+
+    def _publish(self, partition: int) -> None:
+        message = Message(partition, self._numbers[partition])
+        self._numbers[partition] += 1
+        self.oracle.published(message)
+        self.broker.put(SOURCE, message)
+
+    def _plan(self) -> float:
+        """Put messages and events into the calendar; when the last of them happens."""
+        rng, world = self.rng, self.world
+        length = rng.uniform(2.0, 12.0)
+        for instance in self.instances:
+            world.after(0.0 if instance.name == "one" else rng.uniform(0, 2), instance.boot)
+        for pod in self.pods:
+            world.after(0.0 if rng.random() < 0.5 else rng.uniform(0, length), pod.start)
+        popular = rng.randrange(self.partitions)
+        for _ in range(rng.randint(10, 60)):
+            partition = popular if rng.random() < 0.3 else rng.randrange(self.partitions)
+            world.after(rng.uniform(0, length), self._publish, partition)
+        if rng.random() < 0.3:
+            for _ in range(20):
+                world.after(0.0, self._publish, rng.randrange(self.partitions))
+        actions = {"planned": self._planned, "faults": self._faulty, "blind": self._blind}[self.kind]()
+        for _ in range(rng.randint(1, 3) if self.kind == "planned" else rng.randint(2, 14)):
+            when = rng.uniform(0.5, length)
+            world.after(when, self._unless_healed, rng.choice(actions))
+            if rng.random() < 0.3:
+                world.after(when + rng.uniform(0, 0.6), self._unless_healed, rng.choice(actions))
+        self.lossy = rng.choice((0.0, 0.0, 0.1, 0.3)) if self.kind == "faults" else 0.0
+        return length
+
+    def _unless_healed(self, action: Callable[[], None]) -> None:
+        if not self.healed:
+            action()
+
+    def _planned(self) -> list[Callable[[], None]]:
+        return [self._join, self._leave, self._leave, self._stop_active]
+
+    def _blind(self) -> list[Callable[[], None]]:
+        return [
+            self._join,
+            self._leave,
+            self._stop_active,
+            self._kill_active,
+            self._crash_between_effects,
+            self._fail_session,
+        ]
+
+    def _faulty(self) -> list[Callable[[], None]]:
+        pod, rng = self._some_pod, self.rng
+        return [
+            self._join,
+            self._join,
+            self._leave,
+            self._stop_active,
+            self._kill_active,
+            self._crash_between_effects,
+            self._crash_between_effects,
+            self._cut_active,
+            self._hang_active,
+            self._fail_session,
+            self._lose_source,
+            self._restart_broker,
+            self._lose_management,
+            lambda: pod().crash(),
+            lambda: pod().crash(),
+            self._restart_pod,
+            self._restart_pod,
+            lambda: pod().cut(),
+            lambda: pod().hang(rng.choice((0.3, 1.0, 3.0, 8.0))),
+            lambda: pod().pause_consuming(rng.choice((0.3, 1.0, 4.0))),
+            lambda: pod().delete_queue(rng.choice((0.5, 2.0))),
+            lambda: pod().unbind_queue(rng.choice((0.5, 2.0))),
+        ]
+
+    def _some_pod(self) -> Pod:
+        alive = [pod for pod in self.pods if pod.alive]
+        return self.rng.choice(alive or self.pods)
+
+    def _join(self) -> None:
+        down = [pod for pod in self.pods if not pod.alive]
+        if down:
+            self.rng.choice(down).start()
+
+    def _leave(self) -> None:
+        if self.kind != "faults" and sum(pod.alive and not pod.leaving for pod in self.pods) < 2:
+            return
+        self._some_pod().leave()
+
+    def _restart_pod(self) -> None:
+        pod = self._some_pod()
+        pod.crash()
+        self.world.after(self.rng.choice((0.0, 0.1, 1.0, 3.0, 6.0)), pod.start)
+
+    def _active(self) -> Instance:
+        return next((i for i in self.instances if i.holds_lease), self.rng.choice(self.instances))
+
+    def _kill_active(self) -> None:
+        instance = self._active()
+        instance.kill()
+        self.world.after(self.rng.uniform(0.2, 3.0), instance.boot)
+
+    def _stop_active(self) -> None:
+        instance = self._active()
+        instance.stop()
+        self.world.after(self.rng.uniform(4.0, 6.0), instance.boot)
+
+    def _crash_between_effects(self) -> None:
+        instance = self._active()
+        instance.crash_in = self.rng.randint(0, 8)
+        self.world.after(self.rng.uniform(1.0, 4.0), self._reboot, instance)
+
+    def _reboot(self, instance: Instance) -> None:
+        instance.crash_in = None
+        instance.boot()
+
+    def _cut_active(self) -> None:
+        instance = self._active()
+        self.world.tell(instance.name, "has its connection cut")
+        instance.cut(self.rng.random())
+
+    def _hang_active(self) -> None:
+        instance = self._active()
+        duration = self.rng.choice((0.5, 2.0, 6.0))
+        if not instance.alive or instance.frozen:
+            return
+        self.world.tell(instance.name, "hangs for %.1f s", duration)
+        instance.freeze()
+        life = instance.life
+        if duration > 1.5:
+            self.world.after(1.5, self._give_up, instance, life)
+        self.world.after(duration, self._continue, instance, life)
+
+    def _give_up(self, instance: Instance, life: int) -> None:
+        if instance.life == life and instance.frozen:
+            instance.cut(0.0)
+            if instance.source is not None:
+                instance.source.cut(0.0)
+
+    def _continue(self, instance: Instance, life: int) -> None:
+        if instance.life == life and instance.frozen:
+            self.world.tell(instance.name, "continues")
+            instance.thaw()
+
+    def _fail_session(self) -> None:
+        term = self.term
+        if term is not None:
+            term.router.fail("by chance")
+
+    def _lose_source(self) -> None:
+        instance = self._active()
+        if instance.source is not None:
+            instance.source.cut(0.3 * self.rng.random())
+
+    def _restart_broker(self) -> None:
+        if not self.broker.up:
+            return
+        self.world.tell("broker", "restarts")
+        for pod in self.pods:
+            self.oracle.gone(pod.name)
+        self.broker.restart(self.rng.uniform(0.2, 3.0), lambda: 0.3 * self.rng.random())
+        self.election.restarted()
+
+    def _lose_management(self) -> None:
+        duration = self.rng.choice((0.5, 4.0))
+        self.world.tell("broker", "management is away for %.1f s", duration)
+        self.management.up = False
+        self.management.slow = self.rng.choice((0.0, 0.5))
+        self.world.after(duration, self._regain_management)
+
+    def _regain_management(self) -> None:
+        self.management.up = True
+        self.management.slow = 0.0
+
+    # -- the end -----------------------------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        """From now on nothing goes wrong, and there is somebody to do the work."""
+        self.world.tell("schedule", "no more faults")
+        self.healed = True
+        self.lossy = 0.0
+        self._regain_management()
+        for instance in self.instances:
+            if instance.frozen:
+                instance.thaw()
+            instance.crash_in = None
+            if self.rng.random() < 0.5 or instance is self.instances[0]:
+                instance.boot()
+        for pod in self.pods:
+            if pod.frozen:
+                self._thaw(pod)
+        if not any(pod.alive and not pod.leaving for pod in self.pods):
+            down = [pod for pod in self.pods if not pod.alive]
+            if down:
+                self.rng.choice(down).start()
+            else:
+                pod = Pod(
+                    self.world,
+                    self.broker,
+                    self.oracle,
+                    "pod-new",
+                    self._habits(),
+                    self._call,
+                    self._may_bind,
+                )
+                self.pods.append(pod)
+                pod.start()
+        for partition in range(self.partitions):
+            self._publish(partition)
+
+    def _thaw(self, pod: Pod) -> None:
+        self.world.tell(pod.name, "continues")
+        pod.thaw()
+
+    def whats_left(self) -> str | None:
+        """What is not yet as it should be; None at the good end."""
+        term = self.term
+        if term is None:
+            return "nobody coordinates"
+        unfinished = self.oracle.unfinished()
+        if unfinished:
+            return f"unfinished: {', '.join(map(str, unfinished[:10]))}"
+        state = term.coordinator.state
+        alive = sorted(pod.name for pod in self.pods if pod.alive and not pod.leaving)
+        ready = sorted(name for name, member in state.members.items() if member.state is MemberState.READY)
+        if alive != ready or len(ready) != len(state.members):
+            members = {name: member.state.value for name, member in state.members.items()}
+            return f"alive: {alive}, members: {members}"
+        counts = Counter(partition.owner for partition in state.partitions)
+        sizes = [counts[name] for name in ready]
+        if sum(sizes) != self.partitions or max(sizes) - min(sizes) > 1:
+            return f"not balanced: {dict(counts)}"
+        router = term.router
+        coordinator = term.coordinator
+        if state.leftovers or coordinator._handovers or coordinator._paused:
+            return f"pending: {coordinator!r} leftovers {state.leftovers} paused {coordinator._paused}"
+        if router.locked or router.paused or router.held_messages or router.fetches:
+            return (
+                f"the router has locked {router.locked}, paused {router.paused}, held {router.held_messages}"
+            )
+        if [partition.owner for partition in state.partitions] != router.owners:
+            return f"the router routes to {router.owners}"
+        if not router.session or self.broker.look(SOURCE).ready or self.broker.look(SOURCE).unacked:
+            return "the source is not empty"
+        return None
+
+    def play(self) -> Result:
+        """Play it to its end."""
+        world = self.world
+        failure: str | None = None
+        try:
+            length = self._plan()
+            world.after(length, self._heal)
+            world.after(length, self._begin_to_look)
+            while not self.calm and world.now < length + PATIENCE and world.step():
+                pass
+            if not self.calm:
+                failure = f"not well after {PATIENCE:g} s: {self.whats_left()}"
+                world.tell("schedule", "%s", failure)
+        except PromiseBroken as broken:
+            failure = str(broken)
+        return Result(
+            self.seed,
+            failure,
+            world.story,
+            steps=world.steps,
+            messages=self.oracle.begun,
+            repeats=self.oracle.repeats,
+            seconds=world.now,
+        )
+
+    def _begin_to_look(self) -> None:
+        self.calm = self.whats_left() is None
+        self.world.after(0.5, self._begin_to_look)
+
+
+def play(seed: int, parts: Parts | None = None, *, telling: bool = False) -> Result:
+    """Play the schedule of a seed."""
+    return Schedule(seed, parts or Parts(), telling=telling).play()
+
+
+def random_seeds(count: int) -> list[int]:
+    """Seeds nobody has chosen."""
+    return [random.SystemRandom().randrange(2**32) for _ in range(count)]

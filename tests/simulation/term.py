@@ -1,0 +1,457 @@
+"""A term, as `partymq.coordinator.term` has it: events wait together, one save for them, effects in order."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from partymq.group import events as ev
+from partymq.group.coordinator import Coordinator
+from partymq.group.names import DEFAULT_GROUP, leftover_queue, member_key
+from partymq.group.state import GroupState, Member, MemberState, encode_state
+from partymq.group.wire import MemberCall, Ready, Status
+from tests.simulation.broker import Broker
+from tests.simulation.instance import Instance
+from tests.simulation.oracle import Oracle
+from tests.simulation.router_model import RouterModel
+
+TICK = 0.4
+LOOK = 0.35
+DRAIN_TIMEOUT = 3.0
+IDLE_HANDOVER = 10.0
+
+
+@dataclass(slots=True)
+class Management:
+    """Whether the broker can be asked for unacked messages and bindings, and how long that takes."""
+
+    exists: bool = True
+    up: bool = True
+    slow: float = 0.0
+
+
+Counts = tuple[bool, int, int, int]
+"""Whether a queue exists, its ready and unacked messages, its consumers."""
+
+AnswerTo = Callable[[Status], None]
+
+
+@dataclass(slots=True)
+class Handover:
+    """A proof being looked for."""
+
+    number: int
+    deadline: float
+    locked: tuple[int, ...] = ()
+    over: bool = False
+
+
+class Term:
+    """One term as the coordinator.
+
+    Args:
+        make_coordinator: from the state it takes up.
+        make_router: the router for this term, given where its events go.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        broker: Broker,
+        oracle: Oracle,
+        management: Management,
+        make_coordinator: Callable[[GroupState], Coordinator],
+        make_router: Callable[[Instance, Callable[[ev.Event], None]], RouterModel],
+        state: GroupState,
+    ) -> None:
+        self.instance = instance
+        self.world = instance.world
+        self.broker = broker
+        self.oracle = oracle
+        self.management = management
+        self.coordinator = make_coordinator(state)
+        self.router = make_router(instance, self._routed)
+        self._events: deque[ev.Event] = deque()
+        self._answers: dict[str, AnswerTo] = {}
+        self._calls: dict[str, deque[tuple[str, MemberCall, AnswerTo]]] = {}
+        self._handovers: dict[int, Handover] = {}
+        self._cancelled: set[int] = set()
+        self._moves: set[int] = set()
+        self._busy = False
+        self.over = False
+        self._retiring = False
+
+    def begin(self) -> None:
+        """Take up the state."""
+        self.coordinator.sighted = self._sighted()
+        effects = self.coordinator.start(self.world.now, 1e9 + self.world.now)
+        self._save_and_perform([ev.Save(), *effects])
+        self._tick()
+        self._look()
+
+    def end(self) -> None:
+        """The lease is lost."""
+        self.over = True
+        self.router.over = True
+
+    def retire(self) -> None:
+        """Take no more events, and let the router finish."""
+        self._retiring = True
+        self._events.clear()
+        self.router.finish()
+
+    def submit(self, request_id: str, call: MemberCall, answer: AnswerTo) -> None:
+        """A command."""
+        waiting = self._calls.setdefault(call.hostname, deque())
+        waiting.append((request_id, call, answer))
+        if len(waiting) == 1:
+            self._next_call(call.hostname)
+
+    def _next_call(self, hostname: str) -> None:
+        """Calls of one hostname do not overtake each other."""
+        waiting = self._calls[hostname]
+        while waiting:
+            request_id, call, answer = waiting[0]
+            if isinstance(call, Ready) and call.queue is None and self._sighted():
+                delay = self.world.lag() + self.management.slow
+                self.instance.timer(delay, self._ready_with_unknown_queue, request_id, call, answer)
+                return
+            waiting.popleft()
+            self._submitted(request_id, call, answer)
+
+    def _ready_with_unknown_queue(self, request_id: str, call: Ready, answer: AnswerTo) -> None:
+        self._submitted(request_id, Ready(call.hostname, self.queue_of(call.hostname)), answer)
+        self._calls[call.hostname].popleft()
+        self._next_call(call.hostname)
+
+    def _submitted(self, request_id: str, call: MemberCall, answer: AnswerTo) -> None:
+        if not self._retiring:
+            self._answers[request_id] = answer
+            self.happened(ev.Called(request_id, call))
+
+    def happened(self, event: ev.Event) -> None:
+        """Something happened."""
+        if not self.over and not self._retiring:
+            self._events.append(event)
+            self.instance.timer(0.0, self._take)
+
+    def _tick(self) -> None:
+        if not self.over:
+            self.happened(ev.Tick())
+            self.instance.timer(TICK, self._tick)
+
+    # -- decisions -------------------------------------------------------------------------------------
+
+    def _take(self) -> None:
+        if self._busy or self.over or self._retiring or not self._events:
+            return
+        count = 1 if self.world.rng.random() < 0.5 else len(self._events)
+        effects: list[ev.Effect] = []
+        self.coordinator.sighted = self._sighted()
+        for _ in range(count):
+            event = self._events.popleft()
+            if self.world.telling and not isinstance(event, (ev.Tick, ev.Observed)):
+                self.world.tell(self.instance.name, "< %s", event)
+            effects += self.coordinator.handle(event, self.world.now)
+        self.oracle.state_is_sound(self.coordinator.state)
+        self._save_and_perform(effects)
+
+    def _save_and_perform(self, effects: list[ev.Effect]) -> None:
+        # As the effects say, first of all; a coordinator that is broken on purpose has it elsewhere.
+        saves = [at for at, effect in enumerate(effects) if isinstance(effect, ev.Save)]
+        late = effects[: saves[0]] if saves else effects
+        for effect in late:
+            if not self._perform(effect):
+                return
+        if not saves:
+            self._done()
+            return
+        self._busy = True
+        rest = effects[saves[0] + 1 :]
+        channel = self.instance.state_channel
+        assert channel is not None
+        if not self._survives("saves"):
+            return
+        payload = encode_state(self.coordinator.state)
+        self.instance.election.save(channel, payload, lambda: self._saved(rest))
+
+    def _saved(self, rest: list[ev.Effect]) -> None:
+        if self.over:
+            return
+        for effect in rest:
+            if not isinstance(effect, ev.Save) and not self._perform(effect):
+                return
+        self._done()
+
+    def _done(self) -> None:
+        self._busy = False
+        if self._events:
+            self.instance.timer(0.0, self._take)
+
+    def _survives(self, what: str) -> bool:
+        instance = self.instance
+        if instance.crash_in is not None:
+            if instance.crash_in <= 0:
+                self.world.tell(instance.name, "dies before: %s", what)
+                instance.crash_in = None
+                instance.kill()
+                return False
+            instance.crash_in -= 1
+        return True
+
+    def _perform(self, effect: ev.Effect) -> bool:
+        """Carry an effect out; False when the process died before."""
+        if not self._survives(str(effect)):
+            return False
+        if self.world.telling and not isinstance(effect, ev.Answer):
+            self.world.tell(self.instance.name, "  > %s", effect)
+        router = self.router
+        match effect:
+            case ev.Answer(request_id, status):
+                answer = self._answers.pop(request_id, None)
+                if answer is not None:
+                    answer(status)
+            case ev.Pause(hostname):
+                router.pause(hostname)
+            case ev.Resume(hostname):
+                router.resume(hostname)
+            case ev.GiveWay(hostname):
+                router.give_way(hostname)
+            case ev.Assign(owners, locked):
+                if self.instance.holds_lease:
+                    self.oracle.assigned(self.coordinator.state, owners)
+                router.assign(owners, locked)
+            case ev.Unlock(partitions):
+                router.unlock(partitions)
+            case ev.Drain():
+                self._begin(effect, effect.queue, self._drained, self._idle)
+            case ev.Reclaim(_, hostname, queue, _, unbind):
+                begin = partial(self._begin, effect, queue, self._reclaimed, self._rested)
+                self._unbind(hostname, queue or "", unbind, begin)
+            case ev.Cancel(number):
+                self._cancelled.add(number)
+                handover = self._handovers.pop(number, None)
+                if handover is not None:
+                    handover.over = True
+                    router.unlock(handover.locked)
+            case ev.Move(number, queue, hostname, unbind):
+                self.broker.declare(leftover_queue(DEFAULT_GROUP, number))
+                self._moves.add(number)
+                self._unbind(hostname, queue, unbind, partial(self._move, number, queue, hostname))
+            case ev.Fetch(number):
+                router.fetch(number, leftover_queue(DEFAULT_GROUP, number), "")
+            case ev.CancelFetch(number):
+                self._moves.discard(number)
+                router.cancel_fetch(number)
+            case ev.Discard(number):
+                self.instance.timer(
+                    self.world.lag(), self.broker.delete, leftover_queue(DEFAULT_GROUP, number)
+                )
+            case ev.Forget(hostname):
+                router.forget(hostname)
+            case ev.Start():
+                router.start()
+            case ev.Stop():
+                router.stop()
+        return True
+
+    def _routed(self, event: ev.Event) -> None:
+        """What the router has to say; a move is a fetch to it."""
+        if isinstance(event, ev.Fetched) and event.leftover in self._moves:
+            self._moves.remove(event.leftover)
+            event = ev.Moved(event.leftover)
+        self.happened(event)
+
+    def _move(self, number: int, queue: str, hostname: str) -> None:
+        if number in self._moves and not self.over:
+            self.router.fetch(number, queue, hostname, into=leftover_queue(DEFAULT_GROUP, number))
+
+    def _unbind(self, hostname: str, queue: str, unbind: bool, then: Callable[[], None]) -> None:
+        """Remove a binding first, where it has to be."""
+
+        def unbound() -> None:
+            if self.instance.holds_lease:
+                self.broker.unbind(queue, member_key(hostname))
+                self.instance.timer(self.world.lag(), then)
+
+        if unbind:
+            self.instance.timer(self.world.lag(), unbound)
+        else:
+            then()
+
+    # -- looking -----------------------------------------------------------------------------------------
+
+    def _sighted(self) -> bool:
+        return self.management.exists and self.management.up
+
+    def _look(self) -> None:
+        if self.over:
+            return
+        if self._sighted():
+            for member in list(self.coordinator.state.members.values()):
+                self.instance.timer(self.world.lag(), self._look_at, member, member.incarnation)
+        self.instance.timer(LOOK, self._look)
+
+    def _look_at(self, member: Member, incarnation: int) -> None:
+        hostname = member.hostname
+        if member.queue is None:
+            if member.state is MemberState.READY:
+                queue = self.queue_of(hostname)
+                if queue is not None:
+                    self._later(ev.Learned(hostname, incarnation, queue))
+            return
+        seen = self.broker.look(member.queue)
+        ours = sum(
+            fetch.queue == member.queue and fetch.consumer is not None for fetch in self.router.fetches
+        )
+        consumers = max(0, seen.consumers - ours)
+        bound = member.queue in self.broker.bindings.get(member_key(hostname), [])
+        self._later(ev.Observed(hostname, incarnation, seen.exists, consumers, bound))
+        other = self.queue_of(hostname, besides=member.queue)
+        if other is not None and (not bound or (not consumers and self.broker.look(other).consumers)):
+            self._later(ev.Learned(hostname, incarnation, other))
+        elif not ours:
+            self.router.observe(hostname, seen.ready + seen.unacked)
+
+    def queue_of(self, hostname: str, besides: str | None = None) -> str | None:
+        """The queue bound with a member's key; of several the one that is consumed, if it is the only one."""
+        if not self._sighted():
+            return None
+        bound = [name for name in self.broker.bindings.get(member_key(hostname), []) if name != besides]
+        if len(bound) > 1:
+            bound = [name for name in bound if self.broker.look(name).consumers]
+        return bound[0] if len(bound) == 1 else None
+
+    def _later(self, event: ev.Event) -> None:
+        self.instance.timer(self.world.lag() + self.management.slow, self.happened, event)
+
+    # -- proofs ------------------------------------------------------------------------------------------
+
+    def _begin(
+        self,
+        effect: ev.Drain | ev.Reclaim,
+        queue: str | None,
+        known: Callable[..., None],
+        unknown: Callable[..., None],
+    ) -> None:
+        handover = Handover(effect.handover, self.world.now + DRAIN_TIMEOUT)
+        if effect.handover in self._cancelled or self.over:
+            return
+        self._handovers[effect.handover] = handover
+        self.instance.timer(self.world.lag(), known if queue is not None else unknown, handover, effect)
+
+    def _mark(self, hostname: str) -> tuple[int, int] | None:
+        router = self.router
+        return (router.session, router.published(hostname)) if router.settled(hostname) else None
+
+    def _drained(self, handover: Handover, drain: ev.Drain) -> None:
+        if handover.over or self.over:
+            return
+        if self.world.now >= handover.deadline:
+            self._end(handover, ev.PutOff(drain.handover))
+            return
+        assert drain.queue is not None
+        self._ask(handover, drain.hostname, drain.queue, lambda seen: self._saw_drain(handover, drain, seen))
+
+    def _saw_drain(self, handover: Handover, drain: ev.Drain, seen: Counts | None) -> None:
+        if seen is not None and seen[1] + seen[2] == 0:
+            self._end(handover, ev.Released(drain.handover))
+        else:
+            self.instance.timer(0.1, self._drained, handover, drain)
+
+    def _reclaimed(self, handover: Handover, reclaim: ev.Reclaim) -> None:
+        if handover.over or self.over:
+            return
+        assert reclaim.queue is not None
+        self._ask(
+            handover, reclaim.hostname, reclaim.queue, lambda seen: self._saw_reclaim(handover, reclaim, seen)
+        )
+
+    def _saw_reclaim(self, handover: Handover, reclaim: ev.Reclaim, seen: Counts | None) -> None:
+        if seen is not None:
+            exists, ready, unacked, consumers = seen
+            if not exists or ready + unacked == 0:
+                self._end(handover, ev.Released(reclaim.handover))
+                return
+            if consumers == 0 and unacked == 0:
+                self._end(handover, ev.Released(reclaim.handover, leftover=reclaim.queue))
+                return
+        self.instance.timer(0.1, self._reclaimed, handover, reclaim)
+
+    def _ask(
+        self,
+        handover: Handover,
+        hostname: str,
+        queue: str,
+        then: Callable[[Counts | None], None],
+    ) -> None:
+        """The queue's depth, sampled while nothing was on its way to the member."""
+        before = self._mark(hostname)
+        if before is None or not self._sighted():
+            self.instance.timer(self.world.lag(), self._answered, handover, None, then)
+            return
+        self.instance.timer(self.world.lag(), self._sample, handover, hostname, queue, before, then)
+
+    def _sample(
+        self,
+        handover: Handover,
+        hostname: str,
+        queue: str,
+        before: tuple[int, int],
+        then: Callable[[Counts | None], None],
+    ) -> None:
+        seen = self.broker.look(queue)
+        counts = (seen.exists, seen.ready, seen.unacked, seen.consumers)
+        member = self.coordinator.state.members.get(hostname)
+        if not seen.exists and member is not None and member.queue == queue:
+            other = self.queue_of(hostname)
+            if other is not None:
+                self._later(ev.Learned(hostname, member.incarnation, other))
+                counts = (True, 0, 1, 1)
+        delay = self.world.lag() + self.management.slow
+        self.instance.timer(delay, self._compare, handover, hostname, before, counts, then)
+
+    def _compare(
+        self,
+        handover: Handover,
+        hostname: str,
+        before: tuple[int, int],
+        counts: Counts,
+        then: Callable[[Counts | None], None],
+    ) -> None:
+        self._answered(handover, counts if self._mark(hostname) == before else None, then)
+
+    def _answered(
+        self,
+        handover: Handover,
+        seen: Counts | None,
+        then: Callable[[Counts | None], None],
+    ) -> None:
+        if not handover.over and not self.over:
+            then(seen)
+
+    def _idle(self, handover: Handover, drain: ev.Drain) -> None:
+        if handover.over or self.over:
+            return
+        now = self.world.now
+        idle = tuple(p for p in drain.partitions if now - self.router.idle_since(p) >= IDLE_HANDOVER)
+        if not idle:
+            self.instance.timer(0.25, self._idle, handover, drain)
+            return
+        self.router.lock(idle)
+        handover.locked = idle
+        self.happened(ev.Released(drain.handover, partitions=idle))
+
+    def _rested(self, handover: Handover, reclaim: ev.Reclaim) -> None:
+        if handover.over or self.over:
+            return
+        last = max((self.router.idle_since(p) for p in reclaim.partitions), default=0.0)
+        if self.world.now - last >= IDLE_HANDOVER:
+            self._end(handover, ev.Released(reclaim.handover))
+        else:
+            self.instance.timer(0.25, self._rested, handover, reclaim)
+
+    def _end(self, handover: Handover, event: ev.Event) -> None:
+        handover.over = True
+        self._handovers.pop(handover.number, None)
+        self.happened(event)
