@@ -234,7 +234,7 @@ class PrivateNode:
         """Have the broker write to disk what has been declared so far; blocks for about a second.
 
         A broker (3.x, with Mnesia) killed within two seconds may have forgotten a durable queue that it had
-        confirmed, with all in it: seen in 1 of 10 kills right after the first start. So call this before `kill()`.
+        confirmed, with all in it: 1 of 10 kills soon after the first start. Call this before `kill()`.
         """
         self.ctl("eval", "mnesia:sync_log().")
 
