@@ -16,7 +16,7 @@ def report(console: Console, outcomes: Sequence[Outcome]) -> None:
     _titled(console, "Flights per worker", _workers(outcomes))
     for outcome in outcomes:
         if outcome.closing_status is not None:
-            title = f"How fast {outcome.title} reacted (seconds after the change)"
+            title = f"How fast {outcome.title} reacted: seconds until the first message of what moved"
             _titled(console, title, _reactions(outcome))
     for outcome in outcomes:
         _examples(console, outcome)
@@ -75,9 +75,9 @@ def _reactions(outcome: Outcome) -> Table:
     table = Table()
     table.add_column("at", justify="right")
     table.add_column("change")
-    table.add_column("partitions moved", justify="right")
-    table.add_column("first message", justify="right")
-    table.add_column("half of them flow", justify="right")
+    table.add_column("partitions", justify="right")
+    table.add_column("first", justify="right")
+    table.add_column("half flow", justify="right")
     table.add_column("all flow", justify="right")
     for one in outcome.reactions:
         table.add_row(
