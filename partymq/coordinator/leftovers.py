@@ -18,6 +18,8 @@ from partymq.group.names import leftover_queue
 from partymq.router.session import consume_alone
 
 _PREFETCH: Final = 500
+_SETTLE: Final = 3.0
+"""Seconds for confirms when a move is given up."""
 _LOOKS: Final = 2
 """Times that a queue has to be found empty."""
 _LOOK: Final = 0.03
@@ -64,6 +66,8 @@ class _Move:
         self._confirmed: set[int] = set()
         self._next = 1
         self._settled = 0
+        self._acked = 0
+        self._ending = False
         self._error: BrokerError | None = None
         self._progress = asyncio.Event()
 
@@ -76,6 +80,8 @@ class _Move:
             frame = publish_frame(number, "", self._target, mandatory=True)
 
             def delivered(buf: bytes, spans: list[Span]) -> None:
+                if self._ending:
+                    return  # goes back to its place when the channel is closed
                 for tag, _, header_at, end in spans:
                     tags.append(tag)
                     connection.write(frame + with_channel(buf[header_at:end], number))
@@ -86,26 +92,41 @@ class _Move:
             try:
                 await self._until_empty(publish, consume)
             finally:
+                await self._let_settle(publish, consume)
                 await consume.close()
         finally:
             await publish.close()
 
     async def _until_empty(self, publish: Channel, consume: Channel) -> None:
-        acked = empty = 0
+        empty = 0
         while empty < _LOOKS:
             self._progress.clear()
             for error in (self._error, publish.error, consume.error):
                 if error is not None:
                     raise error
-            if self._settled != acked:
-                acked = self._settled
-                consume.ack(acked, multiple=True)
+            self._ack(consume)
             # What was on its way to us when the queue was found empty has arrived by now.
             ready = 1 if self._tags else (await consume.declare_queue(self._queue, passive=True)).messages
             empty = 0 if ready or self._tags else empty + 1
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     await self._progress.wait()
+
+    async def _let_settle(self, publish: Channel, consume: Channel) -> None:
+        """Given up or failed: what is on its way is not to be repeated, if its confirms come in time."""
+        self._ending = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE):
+                while self._tags and not (self._error or publish.error or consume.error):
+                    self._progress.clear()
+                    await self._progress.wait()
+        if consume.error is None:
+            self._ack(consume)
+
+    def _ack(self, consume: Channel) -> None:
+        if self._settled != self._acked:
+            self._acked = self._settled
+            consume.ack(self._acked, multiple=True)
 
     def _confirms(self, confirms: list[tuple[int, bool, bool]]) -> None:
         for seq, multiple, acked in confirms:

@@ -49,6 +49,7 @@ class Observer:
         self._latest: dict[str, QueueDepth] = {}
         self._told: dict[str, tuple[int, MemberState, bool, bool]] = {}
         self._warned: set[str] = set()
+        self._doubled: set[str] = set()
         self._wake = asyncio.Event()
         self.source_trouble: str | None = None
         """Why the source could not be consumed, None where it stands."""
@@ -69,19 +70,47 @@ class Observer:
             tasks.create_task(self._watch_source())
 
     async def queue_of(self, hostname: str) -> str | None:
-        """The queue bound with a member's key, None where none is or nobody can be asked.
+        """The queue bound with a member's key; None where none is, where it can't be told which of several it
+        is (not one alone of them is consumed: a wrong name is worse than none), or nobody can be asked.
 
-        Of several the one that has a consumer counts, or else the last: an earlier incarnation may have left
-        its own behind.
+        Raises BrokerError.
         """
-        bindings = await self._depths.bindings(self._settings.exchange)
+        return await self._the_one_of(self._bound(hostname, await self._bindings()))
+
+    async def moved_on(self, hostname: str, queue: str) -> bool:
+        """Whether another queue than this one, which is gone, is bound with a member's key; then it is told.
+
+        Raises BrokerError.
+        """
+        others = [other for other in self._bound(hostname, await self._bindings()) if other != queue]
+        if len(others) == 1:
+            self._learned(hostname, others[0])
+        return bool(others)
+
+    async def _bindings(self) -> dict[str, list[str]] | None:
+        return await self._depths.bindings(self._settings.exchange)
+
+    def _bound(self, hostname: str, bindings: dict[str, list[str]] | None) -> list[str]:
         queues = (bindings or {}).get(member_key(hostname), [])
+        if len(queues) > 1 and hostname not in self._doubled:
+            self._doubled.add(hostname)
+            _log.warning(
+                "several queues are bound with one member's key: each gets every message",
+                hostname=hostname,
+                queues=queues,
+            )
+        return queues
+
+    async def _the_one_of(self, queues: list[str]) -> str | None:
         if len(queues) > 1:
-            _log.warning("several queues are bound with one member's key", hostname=hostname, queues=queues)
             depths = await self._depths.sample(queues)
-            consumed = [queue for queue in queues if depths[queue].consumers]
-            return (consumed or queues)[-1]
-        return queues[0] if queues else None
+            queues = [queue for queue in queues if depths[queue].consumers]
+        return queues[0] if len(queues) == 1 else None
+
+    def _learned(self, hostname: str, queue: str) -> None:
+        member = self._coordinator.state.members.get(hostname)
+        if member is not None and member.queue != queue:
+            self._happened(Learned(hostname, member.incarnation, queue))
 
     def add_to(self, member: dict[str, Any]) -> None:
         """Add what is known of a member's queue to its description."""
@@ -178,29 +207,33 @@ class Observer:
                 pass
 
     async def _look_at_bindings(self) -> None:
-        members = list(self._coordinator.state.members.values())
-        unknown = [m for m in members if m.state is MemberState.READY and m.queue is None]
-        unbound = [m for m in members if m.state is MemberState.SET_ASIDE and m.reason is SetAside.RETURNED]
-        if not unknown and not unbound:
+        """Learn the queues of members of which none is known, or none that is consumed."""
+        in_doubt = [
+            (member, member.incarnation)
+            for member in self._coordinator.state.members.values()
+            if member.state in _SEEN and self._is_in_doubt(member)
+        ]
+        bindings = await self._bindings() if in_doubt else None
+        if bindings is None:
             return
-        incarnations = {m.hostname: m.incarnation for m in (*unknown, *unbound)}
-        for member in unknown:
-            queue = await self.queue_of(member.hostname)
-            if queue is not None:
-                self._happened(Learned(member.hostname, incarnations[member.hostname], queue))
-        if unbound:
-            bindings = await self._depths.bindings(self._settings.exchange)
-            for member in unbound:
-                if bindings is not None:
-                    self._happened(self._bound(member, incarnations[member.hostname], bindings))
+        for member, incarnation in in_doubt:
+            queues = self._bound(member.hostname, bindings)
+            queue = await self._the_one_of(queues)
+            if queue is not None and member.incarnation == incarnation:
+                self._learned(member.hostname, queue)
+            if member.state is MemberState.SET_ASIDE and member.reason is SetAside.RETURNED:
+                bound = bool(queues) if member.queue is None else member.queue in queues
+                self._happened(Observed(member.hostname, incarnation, exists=bound, bound=bound))
 
-    def _bound(self, member: Member, incarnation: int, bindings: dict[str, list[str]]) -> Observed:
-        queues = bindings.get(member_key(member.hostname), [])
-        bound = bool(queues) if member.queue is None else member.queue in queues
-        return Observed(member.hostname, incarnation, exists=bound, bound=bound)
+    def _is_in_doubt(self, member: Member) -> bool:
+        if member.queue is None or member.reason is SetAside.RETURNED:
+            return True
+        depth = self._latest.get(member.hostname)
+        return depth is not None and not (depth.exists and depth.consumers)
 
     def forget(self, hostname: str) -> None:
         """A member is no more."""
         self._latest.pop(hostname, None)
         self._told.pop(hostname, None)
         self._warned.discard(hostname)
+        self._doubled.discard(hostname)

@@ -6,7 +6,7 @@ one that ended in between may have left publishes that nobody knew of.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Final, Protocol
 
@@ -48,15 +48,24 @@ class Proofs:
         drain_timeout: seconds after which a living member's hand-over is put off.
         idle_handover: seconds without a message after which a partition of a member whose queue can't be
             seen is taken to be finished.
+        moved_on: whether a member has another queue than this one, which is gone: clients that recover by
+            themselves come back with a new one, without a word. Then its end proves nothing.
     """
 
     def __init__(
-        self, lanes: Lanes, depths: QueueDepths, *, drain_timeout: float, idle_handover: float
+        self,
+        lanes: Lanes,
+        depths: QueueDepths,
+        *,
+        drain_timeout: float,
+        idle_handover: float,
+        moved_on: Callable[[str, str], Awaitable[bool]],
     ) -> None:
         self._lanes = lanes
         self._depths = depths
         self._drain_timeout = drain_timeout
         self._idle_handover = idle_handover
+        self._moved_on = moved_on
 
     async def drained(self, drain: Drain) -> Released | PutOff:
         """A living member has finished, or not in time. Raises BrokerError when the broker can't be asked."""
@@ -71,7 +80,7 @@ class Proofs:
             if depth is not None:
                 if depth.exists and depth.unacked is None:
                     break
-                if _proven(depth, rest):
+                if _proven(depth, rest) and not await self._lives_on(depth, drain.hostname, drain.queue):
                     return Released(drain.handover)
                 if depth.lagging and not lagging:
                     # The counts say nothing for so long; the time for draining begins after that.
@@ -97,7 +106,9 @@ class Proofs:
         while True:
             depth = await self._at_rest(rest, reclaim.queue, consumers=True)
             if depth is not None:
-                if _proven(depth, rest):
+                if _proven(depth, rest) and (
+                    reclaim.unbind or not await self._lives_on(depth, reclaim.hostname, reclaim.queue)
+                ):
                     return Released(reclaim.handover)
                 if depth.unacked is None and depth.ready == 0 and rest.seconds >= self._idle_handover:
                     return Released(reclaim.handover)
@@ -128,6 +139,9 @@ class Proofs:
             return None
         depth = (await self._depths.sample([queue], consumers=consumers))[queue]
         return depth if rest.holds() else None
+
+    async def _lives_on(self, depth: QueueDepth, hostname: str, queue: str) -> bool:
+        return not depth.exists and await self._moved_on(hostname, queue)
 
     def _in_nobodys_hands(self, depth: QueueDepth, rest: "_Rest", alone_since: float) -> bool:
         if depth.unacked is None:

@@ -7,6 +7,7 @@ together share one save.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic
@@ -30,7 +31,7 @@ from partymq.group.coordinator import Coordinator
 from partymq.group.membership import Timing
 from partymq.group.names import dead_letter_queue, leftover_queue, member_key
 from partymq.group.state import GroupState
-from partymq.group.wire import Bind, Command, Describe, Heartbeat, MemberCall, Ready, Reply, Status, Unbind
+from partymq.group.wire import Command, Describe, MemberCall, Ready, Reply, Status
 from partymq.router import Router, RouterSettings
 from partymq.router import events as routed
 
@@ -84,7 +85,11 @@ class Term:
             statistics=statistics.router,
         )
         self._proofs = Proofs(
-            self._router, depths, drain_timeout=settings.drain_timeout, idle_handover=settings.idle_handover
+            self._router,
+            depths,
+            drain_timeout=settings.drain_timeout,
+            idle_handover=settings.idle_handover,
+            moved_on=lambda hostname, queue: self._observer.moved_on(hostname, queue),
         )
         timing = Timing(
             expires_after=settings.heartbeat.expires_after,
@@ -96,6 +101,7 @@ class Term:
         self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._answers: dict[str, list[AnswerTo]] = {}
         self._tasks = asyncio.TaskGroup()
+        self._looking: dict[str, deque[tuple[Command, AnswerTo]]] = {}
         self._handovers: dict[int, asyncio.Task[None]] = {}
         self._locked: dict[int, tuple[int, ...]] = {}
         self._leftovers: dict[int, asyncio.Task[None]] = {}
@@ -127,17 +133,16 @@ class Term:
 
     def submit(self, command: Command, answer: AnswerTo) -> None:
         """A command, from wherever it came; `answer` is called when it has been carried out and saved."""
-        match command.call:
-            case Describe():
-                answer(Reply(command.request_id, Status.OK, self.describe()))
-            case Ready(hostname, None):
-                asked = self._ready_with_unknown_queue(hostname, command, answer)
-                try:
-                    self._tasks.create_task(asked)
-                except RuntimeError:  # the term is ending; the caller asks again
-                    asked.close()
-            case Bind() | Ready() | Unbind() | Heartbeat():
-                self._submitted(command.request_id, command.call, answer)
+        call = command.call
+        if isinstance(call, Describe):
+            answer(Reply(command.request_id, Status.OK, self.describe()))
+        elif call.hostname in self._looking:
+            # Calls of one member don't overtake each other.
+            self._looking[call.hostname].append((command, answer))
+        elif isinstance(call, Ready) and call.queue is None:
+            self._look_for_queue(call.hostname, command, answer)
+        else:
+            self._submitted(command.request_id, call, answer)
 
     def describe(self) -> dict[str, Any]:
         """What `GET /groups/{group}` shows of this term."""
@@ -177,14 +182,25 @@ class Term:
         self._answers.setdefault(request_id, []).append(answer)
         self._happened(ev.Called(request_id, call))
 
-    async def _ready_with_unknown_queue(self, hostname: str, command: Command, answer: AnswerTo) -> None:
+    def _look_for_queue(self, hostname: str, command: Command, answer: AnswerTo) -> None:
+        """Ask the broker for a member's queue before its `ready` counts; its next calls wait for that."""
+        self._looking[hostname] = deque()
+        looking = self._ready(hostname, command.request_id, answer)
+        try:
+            self._tasks.create_task(looking)
+        except RuntimeError:  # the term is ending; the caller asks again
+            looking.close()
+
+    async def _ready(self, hostname: str, request_id: str, answer: AnswerTo) -> None:
         try:
             queue = await self._observer.queue_of(hostname)
         except BrokerError:
             queue = None
-        self._submitted(command.request_id, Ready(hostname, queue), answer)
+        self._submitted(request_id, Ready(hostname, queue), answer)
         if queue is None:
             self._observer.wake()
+        for command, answer_later in self._looking.pop(hostname):
+            self.submit(command, answer_later)
 
     def _routed(self, event: routed.RouterEvent) -> None:
         """What the router has to say, as events of the coordinator's."""

@@ -51,8 +51,14 @@ class Setting:
         self.connection = connection
         self.depths = QueueDepths(lambda: connection, management)
         self.lanes = FakeLanes()
-        self.proofs = Proofs(self.lanes, self.depths, drain_timeout=1.0, idle_handover=IDLE)
+        self.new_queues: list[str] = []
+        self.proofs = Proofs(
+            self.lanes, self.depths, drain_timeout=1.0, idle_handover=IDLE, moved_on=self.moved_on
+        )
         self.delivered: list[int] = []
+
+    async def moved_on(self, hostname: str, queue: str) -> bool:
+        return bool(self.new_queues)
 
     async def queue(self, messages: int) -> None:
         channel = await self.connection.open_channel()
@@ -158,6 +164,16 @@ async def test_an_empty_queue_is_proof(setting: Setting) -> None:
 
 async def test_a_queue_that_is_gone_is_proof(setting: Setting) -> None:
     assert await setting.proofs.reclaimed(RECLAIM) == Released(1)
+
+
+async def test_a_queue_that_is_gone_is_no_proof_while_the_member_has_another(setting: Setting) -> None:
+    setting.new_queues.append("another")
+    assert await setting.proofs.drained(DRAIN) == PutOff(1)
+    proof = asyncio.create_task(setting.proofs.reclaimed(RECLAIM))
+    await asyncio.sleep(0.2)
+    assert not proof.done()
+    setting.new_queues.clear()
+    assert await proof == Released(1)
 
 
 async def test_a_message_with_the_consumer_is_no_proof_until_it_is_acked(setting: Setting) -> None:
