@@ -63,7 +63,8 @@ def judge(run: Run, closing_status: int | None = None) -> Outcome:
     for milestone in sorted(run.milestones, key=lambda one: one.at):
         at = max(0.0, milestone.at / 1e9 - run.began)
         if milestone.kind == "join":
-            first = first_message(story, milestone.name, milestone.at)
+            # Before anything was published there is nothing to wait for.
+            first = first_message(story, milestone.name, milestone.at) if milestone.published else None
             reactions.append(Reaction(f"{milestone.name} joined", at, None, first, None, None))
         elif milestone.kind == "server":
             again = flowing_again(story, milestone.at, milestone.published)

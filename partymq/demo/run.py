@@ -27,6 +27,7 @@ _STALL_SECONDS = 20.0
 _QUIET_SECONDS = 0.7
 _STEP_SECONDS = 60.0
 _LEAVE_SECONDS = 20.0
+_PATIENCE_SECONDS = 5.0
 
 
 class DemoError(PartyMQError):
@@ -147,7 +148,10 @@ class Run:
         self.until(lambda: self.published >= wanted, f"{share:.0%} published", seconds)
 
     def scale_to(self, count: int) -> None:
-        """Start or stop workers until there are `count`; when it returns they have joined, or are gone."""
+        """Start or stop workers until there are `count`; when it returns they have joined, or are gone.
+
+        Newcomers get a few seconds for their first flights, lest they are gone before they had any.
+        """
         now = self.working
         if count > len(now):
             newcomers = [self._start_worker() for _ in range(count - len(now))]
@@ -155,6 +159,8 @@ class Run:
             self.until(
                 lambda: all(one.state == "working" for one in newcomers), "workers joining", _STEP_SECONDS
             )
+            if self.published:
+                self._give_time(lambda: all(one.notes.ended for one in newcomers), "their first flights")
         elif count < len(now):
             leavers = now[count:]
             self._board.event(f"leaving: {_names(leavers)}")
@@ -240,6 +246,10 @@ class Run:
                 self._shown = now
                 self._board.show(self._view(now))
             time.sleep(_TICK_SECONDS)
+
+    def _give_time(self, condition: Callable[[], bool], what: str) -> None:
+        patience = time.monotonic() + _PATIENCE_SECONDS
+        self.until(lambda: condition() or time.monotonic() >= patience, what, _STEP_SECONDS)
 
     def _start_worker(self) -> Worker:
         name = f"worker-{len(self.workers) + 1}"
