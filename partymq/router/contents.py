@@ -1,10 +1,11 @@
 """Changes to content on its way, where it can't be copied as it is.
 
 Nearly all messages are copied byte for byte. The exceptions: a `user_id` that is not ours (the broker would
-close the channel), a routing key that the key rule needs (it is replaced by the member's), a smaller frame size
-on the connection we publish on, and rejected messages, which get the reason in headers.
+close the channel), a routing key that the key rule needs (it is replaced by the member's), a smaller frame
+size on the connection we publish on, and rejected messages, which get the reason in headers.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -55,10 +56,8 @@ class Fitter:
             added[USER_HEADER] = user
             self.users_moved += 1
         if added:
-            try:
+            with contextlib.suppress(ValueError):
                 content = add_headers(content, added, self._number, self._frame_max)
-            except ValueError:
-                pass
         if len(content) > self.limit:
             content = refit(content, self._number, self._frame_max)
         return content

@@ -1,9 +1,9 @@
-"""Fetching leftovers back: what a member left in its queue goes to the new owners of its partitions, in order.
+"""Fetching leftovers back: what a member left in its queue goes to the new owners of its partitions.
 
-A fetch has a connection of its own, so that it goes on while the source is not read, and a publish channel of its
-own. It consumes the queue alone (a second consumer would get some of the messages), acks what is confirmed, and ends
-when the queue is empty and all is acked. Given up before, it lets what is on its way be confirmed, and closes:
-the rest goes back to the queue, in order, and nothing of it is repeated.
+A fetch has a connection of its own, so that it goes on while the source is not read, and a publish channel of
+its own. It consumes the queue alone (a second consumer would get some of the messages), acks what is
+confirmed, and ends when the queue is empty and all is acked. Given up before, it lets what is on its way be
+confirmed, and closes: the rest goes back to the queue, in order, and nothing of it is repeated.
 """
 
 import asyncio
@@ -19,9 +19,10 @@ from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import Span
 from partymq.amqp.url import BrokerUrl
 from partymq.errors import BrokerError, ChannelClosed
-from partymq.router.core import Core, Stream
+from partymq.router.core import Core
 from partymq.router.session import CLOSE_TIMEOUT, COALESCE, Session, closed, consume_alone
 from partymq.router.settings import RouterSettings
+from partymq.router.stream import Stream
 
 _POLL: Final = 0.02
 _RETRY: Final = 0.25
@@ -153,9 +154,9 @@ class _Fetch:
 
     def _begin(self, publish: Channel, source: Connection) -> Stream:
         core, connection = self._core, self._session.connection
-        core.begin_leftover(publish.number, connection.username, connection.frame_max, source.frame_max)
-        assert core.leftover is not None
-        return core.leftover
+        return core.begin_leftover(
+            publish.number, connection.username, connection.frame_max, source.frame_max
+        )
 
     async def _consume(self, publish: Channel, source: Connection, stream: Stream) -> Channel | None:
         session = self._session

@@ -1,8 +1,8 @@
 """What gives way when no more can be held and somebody would starve for it.
 
 Windows are soft: they overflow first, a step at a time, oldest messages first. Where a step did not help
-(perhaps the source holds nothing for the starving ones), the next comes later. Pauses are not ours to end: that is
-told to the coordinator.
+(perhaps the source holds nothing for the starving ones), the next comes later. Pauses are not ours to end:
+that is told to the coordinator.
 """
 
 from collections.abc import Iterable

@@ -142,16 +142,16 @@ class Router:
 
     def pause(self, hostname: str) -> None:
         """Send the member nothing more; hold what is meant for it."""
-        self._core.pause(hostname)
+        self._core.traffic.pause(hostname)
 
     def resume(self, hostname: str) -> None:
         """Send the member what is held for it, and go on."""
-        self._core.resume(hostname, monotonic())
+        self._core.traffic.resume(hostname, monotonic())
         self._flush()
 
     def give_way(self, hostname: str) -> None:
         """Send a paused member what is held for it now; it stays paused. Locked partitions stay held."""
-        self._core.give_way(hostname, monotonic())
+        self._core.traffic.give_way(hostname, monotonic())
         self._flush()
 
     def assign(self, owners: Mapping[int, str], locked: bool = False) -> None:
@@ -159,22 +159,22 @@ class Router:
 
         `locked`: hold them until `unlock` or until they are assigned without. Otherwise they are unlocked.
         """
-        self._core.assign(owners, locked, monotonic())
+        self._core.traffic.assign(owners, locked, monotonic())
         self._flush()
 
     def lock(self, partitions: Iterable[int]) -> None:
         """Hold what comes for these partitions until they are assigned or unlocked."""
-        self._core.lock(partitions, monotonic())
+        self._core.traffic.lock(partitions, monotonic())
         self._flush()
 
     def unlock(self, partitions: Iterable[int]) -> None:
         """What is held for these partitions may go on to their owners."""
-        self._core.unlock(partitions, monotonic())
+        self._core.traffic.unlock(partitions, monotonic())
         self._flush()
 
     def forget(self, hostname: str) -> None:
         """The member is no more; what it still owns has no owner."""
-        self._core.forget(hostname)
+        self._core.traffic.table.forget(hostname)
 
     def fetch(self, number: int, queue: str, hostname: str) -> None:
         """Fetch a leftover back, in order, to the owners of its partitions, ahead of what is held for them.
@@ -194,7 +194,7 @@ class Router:
 
         The more often it is told, the better the window fits: four times a second is good.
         """
-        self._core.observe(hostname, depth, now)
+        self._core.traffic.observe(hostname, depth, now)
         self._flush()
 
     # Questions ---------------------------------------------------------------------------------------
@@ -212,17 +212,17 @@ class Router:
         """
         if self.session == 0:
             return self._at_rest
-        lane = self._core.table.lanes.get(hostname)
+        lane = self._core.traffic.table.lanes.get(hostname)
         return lane is None or lane.outstanding == 0
 
     def published(self, hostname: str) -> int:
         """Messages sent to the member in this session, leftovers included."""
-        lane = self._core.table.lanes.get(hostname)
+        lane = self._core.traffic.table.lanes.get(hostname)
         return 0 if lane is None else lane.sent - lane.began
 
     def idle_since(self, partition: int) -> float:
         """Monotonic seconds at which a partition's last message was sent; if none, the router was made."""
-        return self._core.last[partition]
+        return self._core.outlet.last[partition]
 
     def unready(self) -> str | None:
         """Why nothing is routed now, in words; None where all is well."""
@@ -238,11 +238,11 @@ class Router:
 
     def partition_counts(self) -> list[int]:
         """Messages sent, by partition."""
-        return list(self._core.counts)
+        return list(self._core.outlet.counts)
 
     def held_by_partition(self) -> dict[int, int]:
         """Messages held now, by partition; without those that hold none."""
-        return self._core.held_by_partition()
+        return self._core.traffic.held_by_partition()
 
     def add_to(self, described: dict[str, Any]) -> None:
         """Add what the router knows to the coordinator's description of the group.
@@ -252,9 +252,9 @@ class Router:
         At the top: `router` with session, unready, held_messages, held_bytes, fetching.
         """
         core = self._core
-        held = core.held_by_partition()
+        held = core.traffic.held_by_partition()
         for member in described["members"]:
-            lane = core.table.lanes.get(member["hostname"])
+            lane = core.traffic.table.lanes.get(member["hostname"])
             window = lane.window if lane is not None else None
             member["held"] = len(lane.held) + len(lane.leftover) if lane is not None else 0
             member["outstanding"] = lane.outstanding if lane is not None else 0
@@ -263,7 +263,7 @@ class Router:
         for partition in described["partitions"]:
             number = partition["partition"]
             partition["held"] = held.get(number, 0)
-            partition["messages"] = core.counts[number]
+            partition["messages"] = core.outlet.counts[number]
         described["router"] = {
             "session": self.session,
             "unready": self.unready(),

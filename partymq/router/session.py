@@ -1,4 +1,4 @@
-"""One session of a router: the channels, and the bytes between them and the core. Decides nothing about messages.
+"""One session of a router: its channels, and the bytes between them and the core, which decides.
 
 A session is a publish channel on the coordinator's connection and a consume channel of the same number on the
 source connection, so that content is copied with its channel number. It ends as a whole:
@@ -22,8 +22,9 @@ from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import Returned, Span
 from partymq.amqp.url import BrokerUrl
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed
-from partymq.router.core import Core, Stream
+from partymq.router.core import Core
 from partymq.router.settings import RouterSettings
+from partymq.router.stream import Stream
 
 COALESCE: Final = 0.001
 TICK: Final = 0.05
@@ -103,11 +104,9 @@ class Session:
         if settings.key.missing == "reject":
             await _declare_dead_letter_queue(source, settings.dead_letter_queue)
         publish = self.publish = await self.connection.open_channel()
-        core.begin(
+        stream = self._stream = core.begin(
             publish.number, self.connection.username, self.connection.frame_max, source.frame_max, monotonic()
         )
-        stream = self._stream = core.source
-        assert stream is not None
         publish.on_closed(lambda error: self.fail(f"publishing: {error}"))
         await publish.select_confirms(
             lambda confirms: self.confirmed(stream, confirms), lambda message: self.returned(stream, message)
@@ -215,16 +214,16 @@ class Session:
 
     def flush(self) -> None:
         """Write what the core has to say, and see to the rest of the consequences."""
-        core, connection = self._core, self.connection
+        core, outlet, connection = self._core, self._core.outlet, self.connection
         while True:
             now = monotonic()
-            for piece in core.take(now):
+            for piece in outlet.take(now):
                 connection.write(piece)
-            core.choked = connection.write_buffer_full
-            if not core.more or core.choked:
+            outlet.choked = connection.write_buffer_full
+            if not outlet.more or outlet.choked:
                 break
             core.go_on(now)
-        stuck = core.choked or connection.blocked is not None
+        stuck = outlet.choked or connection.blocked is not None
         for stream, gated in self._gates.items():
             full = stream.bytes >= self._settings.hold_bytes
             (gated.pause_reading if stuck else gated.resume_reading)(_PUBLISHING)
@@ -242,8 +241,7 @@ class Session:
     def confirmed(self, stream: Stream, confirms: list[tuple[int, bool, bool]]) -> None:
         """The broker's answers for a stream."""
         core = self._core
-        core.confirms(stream, confirms, monotonic())
-        if acks := core.acks(stream):
+        if acks := core.confirms(stream, confirms, monotonic()):
             self._ack_writers[stream](acks)
         self._confirmed.set()
         if core.fault is not None:
@@ -272,9 +270,9 @@ class Session:
         core, connection = self._core, self.connection
         now = monotonic()
         core.deliveries(buf, spans, now)
-        for piece in core.take(now):
+        for piece in core.outlet.take(now):
             connection.write(piece)
-        if core.more or core.fault is not None or core.held or connection.write_buffer_full:
+        if core.statistics.held_messages or core.fault is not None or connection.write_buffer_full:
             self.flush()
 
     def _ack(self, acks: bytes) -> None:
@@ -282,7 +280,7 @@ class Session:
             self._source.write(acks)
 
     def _writable(self) -> None:
-        self._core.choked = False
+        self._core.outlet.choked = False
         self._core.go_on(monotonic())
         self.flush()
 

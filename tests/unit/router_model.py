@@ -1,7 +1,7 @@
 """A model of what the broker does for a router: deliveries, confirms, returns, acks, requeueing.
 
-It is strict where RabbitMQ is strict: an ack for a tag that is not outstanding is an error, as it would close the
-channel there.
+It is strict where RabbitMQ is strict: an ack for a tag that is not outstanding is an error, as it would close
+the channel there.
 """
 
 from collections import deque
@@ -13,7 +13,6 @@ from raw_content import Field, content, short_string
 from raw_content import frame as raw_frame
 
 from partymq.group.partitioner import partition_of
-from partymq.router.core import Core, Stream
 
 KEY = "partitionKey"
 
@@ -182,6 +181,3 @@ def split_by_channel(raw: bytes) -> dict[int, bytes]:
 def partition(message: Message, partitions: int) -> int:
     assert message.key is not None
     return partition_of(message.key, partitions)
-
-
-__all__ = ["Core", "Message", "Published", "QueueChannel", "Stream", "deliver_frame", "frames", "partition"]

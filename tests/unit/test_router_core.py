@@ -70,7 +70,7 @@ class World:
             self.locked |= owners.keys()
         else:
             self.locked -= owners.keys()
-        self.core.assign(owners, locked, self.now)
+        self.core.traffic.assign(owners, locked, self.now)
         self.flush()
 
     def command(self) -> None:
@@ -80,12 +80,12 @@ class World:
         match random.randint(0, 9):
             case 0 | 1:
                 self.paused.add(name)
-                core.pause(name)
+                core.traffic.pause(name)
             case 2 | 3 | 4:
                 self.paused.discard(name)
                 self.broken.discard(name)
                 self.refusing.discard(name)
-                core.resume(name, self.now)
+                core.traffic.resume(name, self.now)
             case 5 | 6 if movable:
                 moved = random.sample(movable, random.randint(1, len(movable)))
                 self.assign({number: random.choice(MEMBERS) for number in moved})
@@ -97,9 +97,9 @@ class World:
                     self.assign({number: random.choice(MEMBERS) for number in moved}, locked=True)
             case 8:
                 self.allowed.add(name)
-                core.give_way(name, self.now)
+                core.traffic.give_way(name, self.now)
                 self.flush()
-                if core.choked or core.more:
+                if core.outlet.choked or core.outlet.more:
                     return
                 self.allowed.discard(name)
             case 9 if self.faults:
@@ -130,12 +130,12 @@ class World:
 
     def end_fetch(self) -> None:
         """When all is done the partitions are unlocked; when it was given up it starts anew."""
-        leftover, stream = self.leftover, self.core.leftover
+        leftover, stream = self.leftover, self.core.outlet.leftover
         assert leftover is not None
         if not self.fetching or stream is None or not stream.is_settled:
             return
         if self.dropped:
-            leftover.ack(self.core.acks(stream) + stream.ledger.last_acks(), self.confirmed)
+            leftover.ack(stream.ledger.last_acks(), self.confirmed)
             confirmed = {each.number for each in leftover.published if each.outcome == "confirmed"}
             assert not confirmed & {message.number for message in leftover.unacked.values()}
             leftover.requeue()
@@ -147,7 +147,7 @@ class World:
             self.core.end_leftover()
             self.fetching = False
             self.leftover = None
-            self.core.unlock(self.locked, self.now)
+            self.core.traffic.unlock(self.locked, self.now)
             self.locked = set()
             self.flush()
 
@@ -158,7 +158,7 @@ class World:
         core = self.core
         for event in core.events:
             if isinstance(event, Unroutable):
-                assert core.table.lanes[event.hostname].paused
+                assert core.traffic.table.lanes[event.hostname].paused
                 self.paused.add(event.hostname)
         core.events.clear()
         for _ in range(100):
@@ -170,13 +170,13 @@ class World:
                     self.check(published.number, published.routing_key, channel)
                     if published.routing_key in map(member_key, self.broken):
                         published.outcome = "returned"
-            if not core.more or core.choked:
+            if not core.outlet.more or core.outlet.choked:
                 break
             core.go_on(self.now)
-        if core.source is not None:
-            self.source.ack(core.acks(core.source), self.confirmed)
-        if core.leftover is not None and self.leftover is not None:
-            self.leftover.ack(core.acks(core.leftover), self.confirmed)
+        if core.outlet.source is not None:
+            self.source.ack(b"" if core.fault else core.outlet.source.acks(), self.confirmed)
+        if core.outlet.leftover is not None and self.leftover is not None:
+            self.leftover.ack(b"" if core.fault else core.outlet.leftover.acks(), self.confirmed)
 
     def check(self, number: int, routing_key: str, channel: QueueChannel) -> None:
         message = self.by_number[number]
@@ -190,7 +190,10 @@ class World:
             assert at not in self.locked, f"{message} of locked partition {at}"
 
     def confirm(self, count: int) -> None:
-        for channel, stream in ((self.source, self.core.source), (self.leftover, self.core.leftover)):
+        for channel, stream in (
+            (self.source, self.core.outlet.source),
+            (self.leftover, self.core.outlet.leftover),
+        ):
             if channel is None or stream is None:
                 continue
             for published in channel.published:
@@ -203,12 +206,12 @@ class World:
                 outcome = "refused"
             confirms = channel.answer(self.random, count, outcome)
             for published in channel.published:
-                if published.settled and published.outcome == "confirmed" and not published.raw == b"":
+                if published.settled and published.outcome == "confirmed" and published.raw != b"":
                     self.confirmed[published.number] = self.confirmed.get(published.number, 0) + 1
                     self.queues[published.routing_key].append(published.number)
                     published.raw = b""
             if confirms:
-                self.core.confirms(stream, confirms, self.now)
+                channel.ack(self.core.confirms(stream, confirms, self.now), self.confirmed)
         self.flush()
 
     def deliver(self) -> None:
@@ -223,7 +226,7 @@ class World:
                 self.core.fetched(buf, spans, self.now)
         self.flush()
 
-    # Sessions ------------------------------------------------------------------------------------------------
+    # Sessions -----------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         self.session += 1
@@ -244,7 +247,7 @@ class World:
                     break
                 self.confirm(50)
             assert not core.outstanding
-            for channel, stream in ((self.source, core.source), (self.leftover, core.leftover)):
+            for channel, stream in ((self.source, core.outlet.source), (self.leftover, core.outlet.leftover)):
                 if channel is not None and stream is not None:
                     channel.ack(stream.ledger.last_acks(), self.confirmed)
                     back = {message.number for message in channel.unacked.values()}
@@ -273,7 +276,7 @@ class World:
     def tick(self) -> None:
         self.now += self.random.choice([0.01, 0.05, 0.3, 3.0])
         for stream, acks in self.core.tick(self.now):
-            channel = self.source if stream is self.core.source else self.leftover
+            channel = self.source if stream is self.core.outlet.source else self.leftover
             assert channel is not None
             channel.ack(acks, self.confirmed)
         self.flush()
@@ -281,12 +284,12 @@ class World:
     def observe(self) -> None:
         name = self.random.choice(MEMBERS)
         depth = Depth(self.random.choice([0, 0, 3, 100]), self.random.choice([None, 0, 5]), 1)
-        self.core.observe(name, depth, self.now)
+        self.core.traffic.observe(name, depth, self.now)
         self.flush()
 
     def choke(self) -> None:
-        self.core.choked = not self.core.choked
-        if not self.core.choked:
+        self.core.outlet.choked = not self.core.outlet.choked
+        if not self.core.outlet.choked:
             self.core.go_on(self.now)
             self.flush()
             self.allowed.clear()
@@ -312,18 +315,18 @@ class World:
 
     def invariants(self) -> None:
         core = self.core
-        for lane in core.table.lanes.values():
+        for lane in core.traffic.table.lanes.values():
             assert lane.room >= 0
             assert not (lane.room and (lane.held or lane.leftover)), lane
             assert not (lane.room and lane.paused), lane
             for queue in (lane.held, lane.leftover):
                 assert [held.tag for held in queue] == sorted(held.tag for held in queue)
-        source = core.source
+        source = core.outlet.source
         assert source is not None
-        in_hand = sum(len(lane.held) for lane in core.table.lanes.values())
-        in_hand += sum(map(len, core._parked.values()))
+        in_hand = sum(len(lane.held) for lane in core.traffic.table.lanes.values())
+        in_hand += sum(map(len, core.traffic._parked.values()))
         assert source.held == in_hand
-        assert sum(core.held_by_partition().values()) == in_hand
+        assert sum(core.traffic.held_by_partition().values()) == in_hand
         if not core.frozen:
             published = {each.number for each in self.source.published}
             waiting = {message.number for message in self.source.unacked.values()} - published
@@ -333,7 +336,7 @@ class World:
         """All faults are gone, everybody takes part: everything arrives."""
         self.broken.clear()
         self.refusing.clear()
-        self.core.choked = False
+        self.core.outlet.choked = False
         self.faults = False
         for _ in range(20_000):
             if not (self.source.queue or self.source.unacked or self.leftover):
@@ -342,11 +345,11 @@ class World:
                 self.end("fault")
             self.paused.clear()
             for name in MEMBERS:
-                self.core.resume(name, self.now)
+                self.core.traffic.resume(name, self.now)
             self.deliver()
             self.confirm(100)
             for name in MEMBERS:
-                self.core.observe(name, Depth(0, 0, 1), self.now)
+                self.core.traffic.observe(name, Depth(0, 0, 1), self.now)
             self.flush()
             self.tick()
             if self.leftover is not None:
