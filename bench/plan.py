@@ -43,8 +43,8 @@ FULL = Plan()
 QUICK = replace(
     FULL,
     repeat=1,
-    messages=20_000,
-    slow_messages=4_000,
+    messages=10_000,
+    slow_messages=2_000,
     latency_rounds=1,
     latency_seconds=3.0,
     memory_keys=(100, 20_000),
