@@ -157,7 +157,7 @@ def test_log_events_in_the_table_are_logged() -> None:
     ]
     assert events
     for event in events:
-        assert f'"{event.strip("`")}"' in source, event
+        assert f'"{event.strip("`")}' in source, event
 
 
 def test_every_state_of_a_member_is_in_the_runbook() -> None:
