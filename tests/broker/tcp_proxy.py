@@ -39,7 +39,7 @@ class TcpProxy:
         self._target = (target_host, target_port)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
-        self._links: set[_Link] = set()
+        self._links: dict[_Link, None] = {}  # oldest first
         self._server: asyncio.Server | None = None
         self._open = {UP: asyncio.Event(), DOWN: asyncio.Event()}
         self._budget: dict[str, int | None] = {UP: None, DOWN: None}
@@ -90,6 +90,20 @@ class TcpProxy:
     def cut(self) -> int:
         """Reset (RST) every open connection on both sides, accept new ones. Returns how many were cut."""
         return self._call(self._cut)
+
+    def cut_one(self, number: int) -> bool:
+        """Reset one open connection, counted from the oldest, round and round. False: there is none."""
+
+        def cut() -> bool:
+            links = list(self._links)
+            if not links:
+                return False
+            link = links[number % len(links)]
+            del self._links[link]
+            link.reset(None)
+            return True
+
+        return self._call(cut)
 
     def cut_after(self, count: int, direction: str = UP) -> None:
         """Cut all connections once `count` more bytes have been forwarded in one direction.
@@ -164,7 +178,7 @@ class TcpProxy:
         task = asyncio.current_task()
         assert task is not None
         link = _Link(task, writer, far_writer)
-        self._links.add(link)
+        self._links[link] = None
         try:
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(reader, far_writer, UP))
@@ -173,7 +187,7 @@ class TcpProxy:
             # Only `_Link.reset` cancels, and it is what ends this task.
             pass
         finally:
-            self._links.discard(link)
+            self._links.pop(link, None)
             writer.close()
             far_writer.close()
 

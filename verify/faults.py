@@ -1,0 +1,296 @@
+"""The faults: each is begun by one function, and has an end, which is due some time later."""
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from typing import Final
+
+from tests.broker.tcp_proxy import BOTH, DOWN, UP
+from verify.world import Pod, Server, World
+
+End = tuple[float, Callable[[], None]]
+"""Seconds from now, and what to do then."""
+
+_MOST_MEMBERS: Final = 6
+
+
+class Faults:
+    """Chooses faults by a seed and does them.
+
+    Args:
+        planned: only what happens in daily work: scaling and restarts as planned.
+    """
+
+    def __init__(self, world: World, chooser: random.Random, *, planned: bool = False) -> None:
+        self._world = world
+        self._random = chooser
+        self._ends: list[End] = []
+        self._names = 0
+        self._busy: set[object] = set()
+        self.done: dict[str, int] = {}
+        gentle: list[tuple[Callable[[], bool], int]] = [
+            (self.join, 6),
+            (self.leave, 5),
+            (self.restart_server, 3),
+            (self.restart_member_in_order, 3),
+        ]
+        rough: list[tuple[Callable[[], bool], int]] = [
+            (self.kill_member, 5),
+            (self.stop_member, 3),
+            (self.restart_member, 6),
+            (self.pause_consumer, 3),
+            (self.hang_member, 2),
+            (self.kill_server, 4),
+            (self.kill_all_servers, 1),
+            (self.stop_server, 3),
+            (self.cut, 6),
+            (self.cut_one, 10),
+            (self.half_open, 3),
+            (self.kill_broker, 1),
+            (self.restart_broker, 1),
+            (self.memory_alarm, 2),
+        ]
+        self._actions = gentle if planned else gentle + rough
+
+    # When -------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """End what is due."""
+        now = time.monotonic()
+        for end in sorted((end for end in self._ends if end[0] <= now), key=lambda end: end[0]):
+            self._ends.remove(end)
+            end[1]()
+
+    def begin(self) -> None:
+        """Begin one fault, chosen by chance."""
+        actions, weights = zip(*self._actions, strict=True)
+        for _ in range(20):
+            action = self._random.choices(actions, weights)[0]
+            if action():
+                name = action.__name__
+                self.done[name] = self.done.get(name, 0) + 1
+                return
+
+    def end_all(self) -> None:
+        """End everything that has been begun."""
+        for end in sorted(self._ends, key=lambda end: end[0]):
+            end[1]()
+        self._ends.clear()
+
+    def _later(self, low: float, high: float, what: Callable[[], None], busy: object = None) -> float:
+        seconds = self._random.uniform(low, high)
+        if busy is not None:
+            self._busy.add(busy)
+
+        def end() -> None:
+            self._busy.discard(busy)
+            what()
+
+        self._ends.append((time.monotonic() + seconds, end))
+        return seconds
+
+    def _tell(self, text: str) -> bool:
+        self._world.log(text)
+        return True
+
+    # Members ----------------------------------------------------------------------------------------
+
+    def _pod(self) -> Pod | None:
+        well = [pod for pod in self._world.pods if pod.is_well and pod not in self._busy]
+        return self._random.choice(well) if len(well) > 1 else None
+
+    def _options(self) -> list[str]:
+        choose = self._random.choice
+        options = [f"--work-ms={choose((0.5, 2, 5))}", f"--prefetch={choose((1, 10, 100))}"]
+        options += ["--silent"] * choose((0, 0, 1)) + ["--rebinds"] * choose((0, 1))
+        return options
+
+    def join(self) -> bool:
+        if not self._world.broker_up or sum(pod.runs for pod in self._world.pods) >= _MOST_MEMBERS:
+            return False
+        self._names += 1
+        name = f"pod-{self._names}"
+        self._world.join(name, *self._options())
+        return self._tell(f"{name} joins")
+
+    def leave(self) -> bool:
+        pod = self._pod()
+        if pod is None:
+            return False
+        pod.leave()
+        return self._tell(f"{pod.name} leaves")
+
+    def kill_member(self) -> bool:
+        pod = self._pod()
+        if pod is None:
+            return False
+        pod.kill()
+        return self._tell(f"{pod.name} is killed")
+
+    def restart_member(self) -> bool:
+        """Killed, and there again at once or a little later: with the same queue or another one."""
+        pod = self._pod()
+        if pod is None or not self._world.broker_up:
+            return False
+        pod.kill()
+        options = self._options()
+        if self._random.random() < 0.4:
+            options.append(f"--queue=chaos.{pod.name}.{len(self._world.pods)}")
+        seconds = self._later(
+            0.0, self._random.choice((0.1, 2.0, 8.0)), lambda: self._again(pod.name, options)
+        )
+        return self._tell(f"{pod.name} is killed, and there again after {seconds:.1f} s: {' '.join(options)}")
+
+    def restart_member_in_order(self) -> bool:
+        """It leaves, and another process of the name comes."""
+        pod = self._pod()
+        if pod is None or not self._world.broker_up:
+            return False
+        pod.leave()
+
+        def again() -> None:
+            if pod.runs:
+                self._later(0.2, 0.2, again)
+            else:
+                self._again(pod.name, self._options())
+
+        self._later(1.0, 2.0, again)
+        return self._tell(f"{pod.name} leaves, to come again")
+
+    def _again(self, name: str, options: list[str]) -> None:
+        self._world.join(name, *options)
+
+    def stop_member(self) -> bool:
+        pod = self._pod()
+        if pod is None:
+            return False
+        pod.stop()
+        seconds = self._later(0.5, 10.0, pod.go_on)
+        return self._tell(f"{pod.name} stands still for {seconds:.1f} s")
+
+    def pause_consumer(self) -> bool:
+        pod = self._pod()
+        if pod is None:
+            return False
+        pod.signal(signal.SIGUSR1)
+        return self._tell(f"{pod.name} does not consume for a while")
+
+    def hang_member(self) -> bool:
+        pod = self._pod()
+        if pod is None:
+            return False
+        pod.signal(signal.SIGUSR2)
+        return self._tell(f"{pod.name} hangs for a while")
+
+    # Servers ----------------------------------------------------------------------------------------
+
+    def _server(self) -> Server | None:
+        """One of those that can be disturbed; the one that routes more often than not."""
+        well = [s for s in self._world.servers if s.runs and not s.stopped and s not in self._busy]
+        if not well:
+            return None
+        active = [server for server in well if server.coordinates()]
+        return (
+            self._random.choice(active or well) if self._random.random() < 0.7 else self._random.choice(well)
+        )
+
+    def _what(self, server: Server) -> str:
+        return f"{server.name} ({'active' if server.coordinates() else 'stands by'})"
+
+    def kill_server(self) -> bool:
+        server = self._server()
+        if server is None:
+            return False
+        what = self._what(server)
+        server.kill()
+        seconds = self._later(0.0, 6.0, server.start, server)
+        return self._tell(f"{what} is killed, and started after {seconds:.1f} s")
+
+    def kill_all_servers(self) -> bool:
+        if any(not server.runs or server in self._busy for server in self._world.servers):
+            return False
+        for server in self._world.servers:
+            server.kill()
+            self._later(0.0, 6.0, server.start, server)
+        return self._tell("all servers are killed, and started again")
+
+    def restart_server(self) -> bool:
+        server = self._server()
+        if server is None:
+            return False
+        what = self._what(server)
+        server.terminate()
+
+        def again() -> None:
+            if server.runs:
+                self._later(0.2, 0.2, again, server)
+            else:
+                server.start()
+
+        self._later(0.5, 3.0, again, server)
+        return self._tell(f"{what} is restarted in order")
+
+    def stop_server(self) -> bool:
+        server = self._server()
+        if server is None:
+            return False
+        what = self._what(server)
+        server.stop()
+        seconds = self._later(0.5, 9.0, server.go_on, server)
+        return self._tell(f"{what} stands still for {seconds:.1f} s")
+
+    # The network between servers and broker -----------------------------------------------------------
+
+    def cut(self) -> bool:
+        server = self._server()
+        if server is None:
+            return False
+        return self._tell(f"{self._what(server)}: {server.proxy.cut()} connections are cut")
+
+    def cut_one(self) -> bool:
+        server = self._server()
+        if server is None:
+            return False
+        number = self._random.randrange(3)
+        server.proxy.cut_one(number)
+        return self._tell(f"{self._what(server)}: connection {number} is cut")
+
+    def half_open(self) -> bool:
+        server = self._server()
+        if server is None:
+            return False
+        direction = self._random.choice((UP, DOWN, BOTH))
+        server.proxy.pause(direction)
+        seconds = self._later(0.5, 9.0, server.proxy.resume, server)
+        return self._tell(f"{self._what(server)}: nothing goes {direction} for {seconds:.1f} s")
+
+    # The broker ---------------------------------------------------------------------------------------
+
+    def _quiet_broker(self) -> bool:
+        return self._world.broker_up and self._world.node not in self._busy
+
+    def kill_broker(self) -> bool:
+        if not self._quiet_broker():
+            return False
+        self._world.kill_broker()
+        self._later(0.0, 5.0, self._world.start_broker, self._world.node)
+        return self._tell("the broker is killed, and started again")
+
+    def restart_broker(self) -> bool:
+        if not self._quiet_broker():
+            return False
+        self._world.node.stop()
+        self._world.broker_up = False
+        self._later(0.0, 5.0, self._world.start_broker, self._world.node)
+        return self._tell("the broker is restarted in order")
+
+    def memory_alarm(self) -> bool:
+        if not self._quiet_broker():
+            return False
+        node = self._world.node
+        node.ctl("set_vm_memory_high_watermark", "0.0000001")
+        seconds = self._later(
+            1.0, 15.0, lambda: node.ctl("set_vm_memory_high_watermark", "0.4") and None, self._world.node
+        )
+        return self._tell(f"the broker is short of memory for {seconds:.1f} s")

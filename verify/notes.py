@@ -1,0 +1,56 @@
+"""What the processes note of their work, one line an event, at the time of the machine's monotonic clock.
+
+    C            connected to the broker (what was prefetched before is void)
+    B key seq    began to work on a message
+    E key seq    finished it; the ack comes after that
+    A key seq    gave it up unfinished: the connection broke
+
+Each line is one write(2), so that a kill loses nothing that was written.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Note(NamedTuple):
+    """One line. `at`: monotonic seconds. `key` and `seq` are -1 for `C`."""
+
+    at: float
+    kind: str
+    key: int
+    seq: int
+
+
+class Notebook:
+    """A process's own file of notes."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, kind: str, key: int = -1, seq: int = -1) -> None:
+        os.write(self._file, f"{time.monotonic_ns()} {kind} {key} {seq}\n".encode())
+
+
+class Reader:
+    """Reads a file of notes as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+
+    def more(self) -> list[Note]:
+        """What has been written since the last call."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            block = file.read()
+        block = block[: block.rfind(b"\n") + 1]
+        self._at += len(block)
+        notes = []
+        for line in block.decode().splitlines():
+            at, kind, key, seq = line.split()
+            notes.append(Note(int(at) / 1e9, kind, int(key), int(seq)))
+        return notes
