@@ -212,6 +212,7 @@ class _Fetch:
             if stream is not None:
                 self._core.drop_leftover(monotonic())
                 session.detach(stream)
+                session.flush()
             if stream is not None and publish is not None and consume is not None:
                 await self._settle(stream, publish, consume)
                 if consume.error is None:

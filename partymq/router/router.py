@@ -281,6 +281,8 @@ class Router:
             session, core, self._settings, self._url, self._fetched, self._fetch_blocked
         )
         leftovers.want(self._wanted)
+        if self._why in (None, _NOT_STARTED):
+            self._why = "a session is about to begin"
         fetching: asyncio.Task[None] | None = None
         try:
             if self._prepare is not None:

@@ -38,6 +38,9 @@ _HELD: Final = "held"
 _BLOCKED_TIMEOUT: Final = 1.0
 """Seconds for confirms while the broker takes no publishes."""
 
+_LOOK: Final = 0.5
+"""Seconds between two looks for messages held for too long."""
+
 _REFUSED: Final = 403
 _PRECONDITION_FAILED: Final = 406
 
@@ -132,13 +135,16 @@ class Session:
     async def over(self) -> None:
         """Wait until the session has to end, keeping time meanwhile."""
         core = self._core
+        next_look = 0.0
         while not self._over.is_set():
             now = monotonic()
             for stream, acks in core.tick(now):
                 self._ack_writers[stream](acks)
             self.flush()
-            if core.oldest(now) > self._settings.max_hold:
-                self.finish(f"a message was held for {self._settings.max_hold:g} s")
+            if now >= next_look:
+                next_look = now + _LOOK
+                if core.oldest(now) > self._settings.max_hold:
+                    self.finish(f"a message was held for {self._settings.max_hold:g} s")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK):
                     await self._over.wait()

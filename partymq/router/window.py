@@ -78,14 +78,16 @@ class Window:
         return f"<Window size={self.size} rate={self.rate:.3g}/s queued={self._queued}>"
 
     def estimate(self, sent: int, now: float) -> float:
-        """Messages in the queue now, probably, with `sent` ever sent to it."""
+        """Messages in the queue now, probably, with `sent` ever sent to it; 0 while nobody looks at it."""
+        if self._unseen(now):
+            return 0.0
         return max(0.0, self._queued + sent - self._sent - self.rate * (now - self._at))
 
     def free(self, sent: int, now: float) -> int:
         """Messages that may be sent now; a large number while nobody looks at the queue at all."""
         if not self._seen and not sent:
             self._at = self._since = now  # patience begins with the first message
-        if now - self._at > (_OUT_OF_SIGHT if self._seen else _UNSEEN):
+        if self._unseen(now):
             return _LARGEST
         return max(0, int(self.size - self.estimate(sent, now)))
 
@@ -121,6 +123,9 @@ class Window:
         if short and 4 * queued <= size and depth.consumers != 0:
             self._grow(size, elapsed)
         self._seen = True
+
+    def _unseen(self, now: float) -> bool:
+        return now - self._at > (_OUT_OF_SIGHT if self._seen else _UNSEEN)
 
     def _measure(self, went: int, now: float) -> None:
         self._done += went

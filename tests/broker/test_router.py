@@ -14,6 +14,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import Message, Span, decode, encode_content, publish_frame
 from partymq.amqp.url import BrokerUrl
+from partymq.broker import PrivateNode
 from partymq.errors import ConnectionLost
 from partymq.group.key import KeyRule
 from partymq.group.names import member_key
@@ -31,7 +32,7 @@ from partymq.router.events import (
     Unroutable,
 )
 from tests.broker.tcp_proxy import TcpProxy
-from tests.conftest import Vhost
+from tests.conftest import Vhost, new_vhost
 
 SOURCE = "orders"
 EXCHANGE = "partymq.ex.write"
@@ -170,8 +171,12 @@ def assert_ordered(messages: list[Message], keys: int = 50) -> None:
         last[key] = number
 
 
-@pytest.fixture
-async def world(vhost: Vhost) -> AsyncIterator[World]:
+def memory_alarm(vhost: Vhost) -> bool:
+    return any(node.get("mem_alarm") for node in vhost.api("GET", "nodes"))
+
+
+@contextlib.asynccontextmanager
+async def routing_in(vhost: Vhost) -> AsyncIterator[World]:
     url = BrokerUrl.parse(vhost.amqp_url)
     control = await connect(url, name="coordinator")
     channel = await control.open_channel()
@@ -179,12 +184,20 @@ async def world(vhost: Vhost) -> AsyncIterator[World]:
     await channel.declare_exchange(EXCHANGE, durable=True)
     made = World(vhost, url, control, channel)
     await made.make_router()
-    yield made
-    if made.running is not None:
-        made.running.cancel()
-        with contextlib.suppress(asyncio.CancelledError, ConnectionLost):
-            await made.running
-    await control.close()
+    try:
+        yield made
+    finally:
+        if made.running is not None:
+            made.running.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionLost):
+                await made.running
+        await control.close()
+
+
+@pytest.fixture
+async def world(vhost: Vhost) -> AsyncIterator[World]:
+    async with routing_in(vhost) as made:
+        yield made
 
 
 async def test_every_message_arrives_once_in_order_and_byte_for_byte(world: World) -> None:
@@ -685,3 +698,31 @@ async def test_settled_and_published_tell_what_a_proof_needs(world: World) -> No
     }
     assert sum(partition["messages"] for partition in described["partitions"]) == 50
     assert described["router"]["session"] == session
+
+
+async def test_while_the_broker_takes_no_publishes_nothing_is_read(
+    own_node: Callable[..., PrivateNode],
+) -> None:
+    node = own_node()
+    vhost = new_vhost(node)
+    async with routing_in(vhost) as world:
+        await world.make_router(prefetch=50)
+        await world.publish(1000, body=bytes(1000))
+        node.ctl("set_vm_memory_high_watermark", "0.000001")
+        await until(lambda: memory_alarm(vhost), what="an alarm")
+        # The alarm blocks a connection as soon as it publishes.
+        await world.start("a")
+        await until(lambda: world.control.blocked is not None, what="blocked")
+        assert "takes no messages" in (world.router.unready() or "")
+        world.router.stop()
+        await until(lambda: bool(world.of(SessionEnded)), seconds=15)
+        world.router.start()
+        await asyncio.sleep(0.2)
+        node.ctl("set_vm_memory_high_watermark", "0.6")
+        await until(lambda: world.control.blocked is None, what="unblocked")
+        await world.counts("queue-a", total=1000)
+        await world.source_is_empty()
+        assert world.router.unready() is None
+        messages = await world.take("queue-a", await world.count("queue-a"))
+        assert_ordered(messages)
+        assert set(numbers(messages)) == set(range(1000))
