@@ -30,7 +30,8 @@ _log = structlog.get_logger(__name__)
 class QueueDepth:
     """What the broker says of one queue. None: not known.
 
-    `unacked` messages are with a consumer; `lagging` counts are up to ten seconds old (quorum queues).
+    `unacked` messages are with a consumer. Where counts are `lagging` (quorum queues) it is up to ten seconds
+    old, and so are `ready` ones unless the consumers were asked for too.
     """
 
     exists: bool
@@ -131,12 +132,13 @@ class QueueDepths:
 def _merged(asked: QueueDepth | None, managed: ManagedQueue | None) -> QueueDepth:
     if managed is None:
         return _GONE
+    lagging = managed.kind != "classic"
     return QueueDepth(
         exists=True,
-        ready=managed.ready,
+        ready=asked.ready if lagging and asked is not None else managed.ready,
         unacked=managed.unacked,
         consumers=asked.consumers if asked is not None else None,
-        lagging=managed.kind != "classic",
+        lagging=lagging,
         fragile=_fragile(managed),
     )
 

@@ -10,6 +10,7 @@ More than one message is left over by a crash between publish and ack: the highe
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,7 +46,15 @@ class StateMessage(msgspec.Struct):
         return self.epoch, self.version
 
 
+class _Rank(msgspec.Struct):
+    """What every version's state has."""
+
+    epoch: int
+    version: int
+
+
 _DECODE = msgspec.json.Decoder(StateMessage).decode
+_RANK = msgspec.json.Decoder(_Rank).decode
 
 
 @dataclass(slots=True)
@@ -112,8 +121,9 @@ class Lease:
         await channel.consume(self._queue, self._delivered, on_cancel=self._cancelled)
         await self._wait_until(lambda: bool(self._held))
         await asyncio.sleep(_SETTLE)
-        best = self._highest()
         while True:
+            self._check()
+            best = self._highest()
             if len(best.state.partitions) != self._partitions:
                 raise ConfigError(
                     f"group {self._group!r}: `partitions` is {self._partitions}, but the group's state in"
@@ -123,9 +133,9 @@ class Lease:
             self.current = StateMessage(best.epoch + 1, 0, self._instance, best.state)
             await self._publish(self.current)
             await self._wait_until(self._holds_current)
-            best = self._highest()
-            if best.rank == self.current.rank:
+            if self._highest().rank == self.current.rank:
                 break
+        self._check()
         self._acquired = True
         self._settle()
         return self.current.state
@@ -135,12 +145,10 @@ class Lease:
 
         Raises LeaseLost when this process is not the coordinator any more, BrokerError when nobody can say.
         """
-        if self._lost.done():
-            raise LeaseLost(str(self._lost.result()))
+        self._check()
         self.current = StateMessage(self.epoch, self.current.version + 1, self._instance, state)
         await self._publish(self.current)
-        if self._lost.done():
-            raise LeaseLost(str(self._lost.result()))
+        self._check()
 
     async def wait_lost(self) -> BrokerError:
         """Wait until the lease is lost, and why."""
@@ -153,8 +161,18 @@ class Lease:
         finally:
             closed.cancel()
 
+    def _check(self) -> None:
+        if self._lost.done():
+            raise LeaseLost(str(self._lost.result()))
+
     async def _declare(self) -> int:
-        arguments = {"x-queue-type": self._queue_type, "x-single-active-consumer": True}
+        arguments: dict[str, str | bool | int] = {
+            "x-queue-type": self._queue_type,
+            "x-single-active-consumer": True,
+        }
+        if self._queue_type == "quorum":
+            # RabbitMQ 4 drops a message after 20 deliveries by default: that would be the state.
+            arguments["x-delivery-limit"] = 1_000_000
         assert self._channel is not None
         try:
             found = await self._channel.declare_queue(self._queue, durable=True, arguments=arguments)
@@ -195,13 +213,27 @@ class Lease:
             try:
                 message = _DECODE(decode(buf, span).body)
             except (msgspec.DecodeError, ProtocolError) as error:
-                _log.error("a message in the state queue is no state; dropped", reason=str(error))
-                self._channel.ack(span[0])
+                self._unreadable(buf, span, error)
                 continue
             self._held.append(_Held(span[0], message))
         if self._acquired:
             self._settle()
         self._news.set()
+
+    def _unreadable(self, buf: bytes, span: Span, error: Exception) -> None:
+        """Drop what is no state; leave a state that another version wrote to those who can read it."""
+        assert self._channel is not None
+        with suppress(msgspec.DecodeError, ProtocolError):
+            rank = _RANK(decode(buf, span).body)
+            self._lose(
+                LeaseLost(
+                    f"the group's state (epoch {rank.epoch}) can't be read by this version of PartyMQ"
+                    f" ({error}): another version wrote it and has to go on"
+                )
+            )
+            return
+        _log.error("a message in the state queue is no state; dropped", reason=str(error))
+        self._channel.ack(span[0])
 
     def _settle(self) -> None:
         """Ack what counts for less than the state in force, once that one is in our hands."""

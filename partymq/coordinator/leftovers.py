@@ -14,10 +14,12 @@ from partymq.amqp.connection import Connection
 from partymq.amqp.content import Returned, Span, publish_frame, with_channel
 from partymq.coordinator.proofs import Proofs
 from partymq.errors import BrokerError, ChannelClosed, ConnectionLost, Nacked, Unroutable
-from partymq.group.names import leftover_queue
+from partymq.group.names import leftover_queue, own_exchange
+from partymq.router.contents import Fitter
 from partymq.router.session import consume_alone
 
-_PREFETCH: Final = 500
+_PREFETCH: Final = 64
+"""Messages on their way at once: of any size, so not many."""
 _SETTLE: Final = 3.0
 """Seconds for confirms when a move is given up."""
 _LOOKS: Final = 2
@@ -39,10 +41,11 @@ async def move_leftover(
     target = leftover_queue(group, number)
     channel = await connection.open_channel()
     await channel.declare_queue(target, durable=True)
+    await channel.bind_queue(target, own_exchange(group), target)
     await channel.close()
     while await proofs.untouched(queue):
         try:
-            await _Move(connection, queue, target).run()
+            await _Move(connection, queue, own_exchange(group), target).run()
         except ChannelClosed as error:
             if error.code not in _REFUSED:
                 raise
@@ -58,9 +61,10 @@ async def discard_leftover(connection: Connection, *, group: str, number: int) -
 class _Move:
     """One go at moving, on two channels of one connection."""
 
-    def __init__(self, connection: Connection, queue: str, target: str) -> None:
+    def __init__(self, connection: Connection, queue: str, exchange: str, target: str) -> None:
         self._connection = connection
         self._queue = queue
+        self._exchange = exchange
         self._target = target
         self._tags: deque[int] = deque()
         self._confirmed: set[int] = set()
@@ -77,14 +81,15 @@ class _Move:
         try:
             await publish.select_confirms(self._confirms, self._returned)
             number = publish.number
-            frame = publish_frame(number, "", self._target, mandatory=True)
+            fitter = Fitter(number, connection.username, connection.frame_max, connection.frame_max)
+            frame = publish_frame(number, self._exchange, self._target, mandatory=True)
 
             def delivered(buf: bytes, spans: list[Span]) -> None:
                 if self._ending:
                     return  # goes back to its place when the channel is closed
                 for tag, _, header_at, end in spans:
                     tags.append(tag)
-                    connection.write(frame + with_channel(buf[header_at:end], number))
+                    connection.write(frame + with_channel(fitter.fit(buf[header_at:end]), number))
 
             consume = await consume_alone(
                 connection, None, self._queue, _PREFETCH, delivered, self._cancelled

@@ -152,13 +152,15 @@ class Observer:
 
     def _seen(self, hostname: str, incarnation: int, depth: QueueDepth) -> None:
         before = self._latest.get(hostname)
+        fresh = depth.consumers is not None
         if depth.consumers is None and before is not None:
             depth = QueueDepth(
                 depth.exists, depth.ready, depth.unacked, before.consumers, depth.lagging, depth.fragile
             )
         self._latest[hostname] = depth
-        if depth.exists and depth.ready is not None and not depth.lagging:
-            self._router.observe(hostname, Depth(depth.ready, depth.unacked, depth.consumers), monotonic())
+        if depth.exists and depth.ready is not None and (fresh or not depth.lagging):
+            unacked = None if depth.lagging else depth.unacked
+            self._router.observe(hostname, Depth(depth.ready, unacked, depth.consumers), monotonic())
         if depth.fragile is not None and hostname not in self._warned:
             self._warned.add(hostname)
             _log.warning(

@@ -48,6 +48,7 @@ class Proofs:
         drain_timeout: seconds after which a living member's hand-over is put off.
         idle_handover: seconds without a message after which a partition of a member whose queue can't be
             seen is taken to be finished.
+        queue_of: the name of a member's queue where it is known.
         moved_on: whether a member has another queue than this one, which is gone: clients that recover by
             themselves come back with a new one, without a word. Then its end proves nothing.
     """
@@ -59,12 +60,14 @@ class Proofs:
         *,
         drain_timeout: float,
         idle_handover: float,
+        queue_of: Callable[[str], str | None],
         moved_on: Callable[[str, str], Awaitable[bool]],
     ) -> None:
         self._lanes = lanes
         self._depths = depths
         self._drain_timeout = drain_timeout
         self._idle_handover = idle_handover
+        self._queue_of = queue_of
         self._moved_on = moved_on
 
     async def drained(self, drain: Drain) -> Released | PutOff:
@@ -140,6 +143,10 @@ class Proofs:
         depth = (await self._depths.sample([queue], consumers=consumers))[queue]
         return depth if rest.holds() else None
 
+    async def _has_nothing_ready(self, hostname: str) -> bool:
+        queue = self._queue_of(hostname)
+        return queue is None or not (await self._depths.sample([queue]))[queue].ready
+
     async def _lives_on(self, depth: QueueDepth, hostname: str, queue: str) -> bool:
         return not depth.exists and await self._moved_on(hostname, queue)
 
@@ -155,7 +162,7 @@ class Proofs:
     async def _idle(self, drain: Drain) -> Released:
         while True:
             idle = tuple(partition for partition in drain.partitions if self._is_idle(partition))
-            if idle:
+            if idle and await self._has_nothing_ready(drain.hostname):
                 self._lanes.lock(idle)
                 return Released(drain.handover, partitions=idle)
             await asyncio.sleep(_LONGEST_POLL)

@@ -29,7 +29,7 @@ from partymq.errors import BrokerError, ChannelClosed
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.membership import Timing
-from partymq.group.names import dead_letter_queue, leftover_queue, member_key
+from partymq.group.names import dead_letter_queue, leftover_queue, member_key, own_exchange
 from partymq.group.state import GroupState
 from partymq.group.wire import Command, Describe, MemberCall, Ready, Reply, Status
 from partymq.router import Router, RouterSettings
@@ -37,7 +37,8 @@ from partymq.router import events as routed
 
 _TICK: Final = 0.2
 _RENEW: Final = 240.0
-"""Seconds after which the state is saved again, so that the broker does not find it unacked for too long."""
+"""Seconds after which at the latest the state is saved again: the broker must not find it unacked for longer
+than its `consumer_timeout`."""
 _MOST_AT_ONCE: Final = 500
 _MOST_WAITING: Final = 20_000
 """Events in the queue from which on commands are not taken: their senders try again."""
@@ -89,6 +90,7 @@ class Term:
             depths,
             drain_timeout=settings.drain_timeout,
             idle_handover=settings.idle_handover,
+            queue_of=self._queue_of,
             moved_on=lambda hostname, queue: self._observer.moved_on(hostname, queue),
         )
         timing = Timing(
@@ -106,6 +108,7 @@ class Term:
         self._locked: dict[int, tuple[int, ...]] = {}
         self._leftovers: dict[int, asyncio.Task[None]] = {}
         self._renewal_due = False
+        self._renew_after = min(_RENEW, broker.consumer_timeout / 3)
         self._began = time.time()
 
     async def run(self) -> None:
@@ -143,6 +146,10 @@ class Term:
             self._look_for_queue(call.hostname, command, answer)
         else:
             self._submitted(command.request_id, call, answer)
+
+    def _queue_of(self, hostname: str) -> str | None:
+        member = self.coordinator.state.members.get(hostname)
+        return member.queue if member is not None else None
 
     def describe(self) -> dict[str, Any]:
         """What `GET /groups/{group}` shows of this term."""
@@ -230,7 +237,7 @@ class Term:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(_RENEW)
+            await asyncio.sleep(self._renew_after)
             self._renewal_due = True
             self._happened(ev.Tick())
 
@@ -386,7 +393,7 @@ async def _persistently(ask: Callable[[], Awaitable[_T]]) -> _T:
         try:
             return await ask()
         except BrokerError as error:
-            _log.info("the broker could not be asked", reason=str(error), retry_seconds=_RETRY)
+            _log.warning("a step has to be tried again", reason=str(error), retry_seconds=_RETRY)
         await asyncio.sleep(_RETRY)
 
 
@@ -405,6 +412,7 @@ def router_settings(broker: BrokerSettings, settings: GroupSettings) -> RouterSe
         group=settings.name,
         source_queue=settings.source_queue,
         exchange=settings.exchange,
+        dead_letter_exchange=own_exchange(settings.name),
         dead_letter_queue=dead_letter_queue(settings.name),
         partitions=settings.partitions,
         key=settings.key_rule,

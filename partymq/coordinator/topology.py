@@ -8,7 +8,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.config.settings import GroupSettings
 from partymq.errors import ChannelClosed
-from partymq.group.names import dead_letter_queue
+from partymq.group.names import dead_letter_queue, own_exchange
 
 _NOT_FOUND: Final = 404
 _PRECONDITION_FAILED: Final = 406
@@ -30,7 +30,10 @@ async def prepare(connection: Connection, settings: GroupSettings) -> None:
     channel = await connection.open_channel()
     try:
         channel = await _declare_exchange(connection, channel, settings.exchange)
-        channel = await _declare_queue(connection, channel, dead_letter_queue(settings.name), "classic")
+        own, dead_letters = own_exchange(settings.name), dead_letter_queue(settings.name)
+        channel = await _declare_exchange(connection, channel, own)
+        channel = await _declare_queue(connection, channel, dead_letters, "classic")
+        await channel.bind_queue(dead_letters, own, dead_letters)
         if settings.declares_source:
             channel = await _declare_queue(
                 connection, channel, settings.source_queue, settings.source_queue_type

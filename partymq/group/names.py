@@ -26,6 +26,15 @@ def member_key(hostname: str) -> str:
     return raw[: _LONGEST_KEY - len(tail)].decode(errors="ignore") + tail
 
 
+def own_exchange(group: str) -> str:
+    """What PartyMQ publishes members' messages to that goes to no member: leftovers and dead letters.
+
+    Not the default exchange: there the broker would send a copy of a message with a header `CC` to any queue
+    that it names, the source for example.
+    """
+    return f"partymq.{group}.ex.own"
+
+
 def state_queue(group: str) -> str:
     """Holds the group's state; who is delivered it is the coordinator."""
     return f"partymq.{group}.q.state"

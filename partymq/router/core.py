@@ -336,7 +336,9 @@ class Core:
         prefetch: int,
     ) -> Stream:
         fitter = Fitter(number, username, frame_max, source_frame_max)
-        reject_frame = publish_frame(number, "", self._settings.dead_letter_queue, True)
+        reject_frame = publish_frame(
+            number, self._settings.dead_letter_exchange, self._settings.dead_letter_queue, True
+        )
         return Stream(Ledger(number, prefetch), finder, fitter, reject_frame)
 
     def _make_lane(self, hostname: str) -> Lane:

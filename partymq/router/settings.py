@@ -18,6 +18,8 @@ class RouterSettings:
     """Where messages are published, with the routing key of the member."""
     dead_letter_queue: str
     """Where messages go that the key rule rejects; declared (durable) by the router if the rule rejects."""
+    dead_letter_exchange: str = ""
+    """Where they are published, with the queue's name as routing key. It has to stand."""
     partitions: int = 64
     key: KeyRule = field(default_factory=KeyRule)
     prefetch: int = 2000

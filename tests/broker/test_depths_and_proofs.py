@@ -53,7 +53,12 @@ class Setting:
         self.lanes = FakeLanes()
         self.new_queues: list[str] = []
         self.proofs = Proofs(
-            self.lanes, self.depths, drain_timeout=1.0, idle_handover=IDLE, moved_on=self.moved_on
+            self.lanes,
+            self.depths,
+            drain_timeout=1.0,
+            idle_handover=IDLE,
+            queue_of=lambda hostname: None,
+            moved_on=self.moved_on,
         )
         self.delivered: list[int] = []
 

@@ -10,7 +10,7 @@ import pytest
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.coordinator.lease import Lease, StateMessage
-from partymq.errors import BrokerError, ConfigError
+from partymq.errors import BrokerError, ConfigError, LeaseLost
 from partymq.group.names import state_queue
 from partymq.group.state import GroupState
 from tests.conftest import Vhost
@@ -161,3 +161,21 @@ async def test_a_state_queue_of_another_type_is_used_as_it_is(vhost: Vhost, brok
         second = lease_on(await broker(), "two", "quorum")
         await second.acquire()
     assert second.epoch == 2
+
+
+async def test_a_state_that_another_version_wrote_is_left_to_it(vhost: Vhost, broker: Connect) -> None:
+    connection = await broker()
+    async with asyncio.timeout(30):
+        lease = lease_on(connection, "newer", "classic")
+        await lease.acquire()
+        channel = await connection.open_channel()
+        await channel.select_confirms()
+        strange = b'{"epoch": 9, "version": 3, "instance": "newer", "state": {"shape": "not known here"}}'
+        await channel.publish("", state_queue("g"), strange)
+        assert "can't be read by this version" in str(await lease.wait_lost())
+        await connection.close()
+        again = lease_on(await broker(), "older", "classic")
+        with pytest.raises(LeaseLost, match="can't be read by this version"):
+            await again.acquire()
+        while (await messages_in_the_queue(vhost))[0] + (await messages_in_the_queue(vhost))[1] < 2:
+            await asyncio.sleep(0.05)

@@ -16,7 +16,7 @@ from partymq.coordinator.leftovers import discard_leftover, move_leftover
 from partymq.coordinator.management import Management
 from partymq.coordinator.proofs import Proofs
 from partymq.errors import ConnectionLost
-from partymq.group.names import leftover_queue
+from partymq.group.names import leftover_queue, own_exchange
 from tests.broker.test_depths_and_proofs import FakeLanes
 from tests.conftest import Vhost
 
@@ -37,6 +37,7 @@ class Mover:
             QueueDepths(lambda: eyes, management),
             drain_timeout=1.0,
             idle_handover=1.0,
+            queue_of=lambda hostname: None,
             moved_on=self._never,
         )
 
@@ -46,6 +47,7 @@ class Mover:
 
     async def fill(self, messages: int) -> None:
         channel = await self.eyes.open_channel()
+        await channel.declare_exchange(own_exchange("g"), "direct", durable=True)
         await channel.declare_queue("q", durable=True)
         await channel.select_confirms()
         await asyncio.gather(*(self._publish(channel, number) for number in range(messages)))
@@ -144,5 +146,7 @@ async def test_while_somebody_consumes_the_queue_nothing_is_moved(mover: Mover) 
 
 
 async def test_a_queue_that_is_gone_leaves_nothing_to_move(mover: Mover) -> None:
+    await mover.fill(0)
+    await (await mover.eyes.open_channel()).delete_queue("q")
     await mover.move()
     assert await mover.content(TARGET) == []
