@@ -9,6 +9,7 @@ from router_model import Message, QueueChannel, partition, split_by_channel
 
 from partymq.group.key import KeyRule
 from partymq.group.names import member_key
+from partymq.router import outlet
 from partymq.router.core import Core
 from partymq.router.events import Depth, Unroutable
 from partymq.router.settings import RouterSettings
@@ -19,11 +20,17 @@ MEMBERS = ("a", "b", "c")
 SOURCE, LEFTOVER = 3, 7
 
 
+@pytest.fixture(autouse=True)
+def _burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlet, "BURST", outlet.BURST)
+
+
 class World:
     """A router's core, the broker around it, and a coordinator that does anything at any time."""
 
     def __init__(self, seed: int, *, messages: int = 600, faults: bool = True) -> None:
         self.random = random = Random(seed)
+        outlet.BURST = random.choice([200, 4 * 2**20])  # restored by a fixture
         self.faults = faults
         prefetch = random.choice([5, 40, 200])
         self.settings = RouterSettings(
