@@ -167,8 +167,8 @@ class HeartbeatSettings:
         30.0,
         "PARTYMQ_HEART_BEAT_CONFIG_CHECK_INTERVAL",
         Duration(),
-        "The longest pause between two looks for members whose heartbeat has expired. PartyMQ looks five times "
-        "a second anyway; only a shorter one changes anything.",
+        "The longest pause between two looks for members whose heartbeat has expired. PartyMQ looks five "
+        "times a second anyway; only a shorter one changes anything.",
     )
     expires_after: float = _setting(
         120.0,

@@ -20,7 +20,7 @@ from partymq.server.face import Durations, GroupFace, Statistics
 _COUNTERS: tuple[tuple[str, str, Callable[[Statistics], int]], ...] = (
     (
         "partymq_messages_routed",
-        "Messages confirmed by the broker where they went.",
+        "Messages published to members, leftovers included.",
         lambda s: s.routed_messages,
     ),
     ("partymq_bytes_routed", "Bytes of the messages routed.", lambda s: s.routed_bytes),
