@@ -114,6 +114,7 @@ class Coordinator:
         self._fetching: int | None = None
         self._running = False
         self._unsaved = False
+        self._now = 0.0
         self._out: list[Effect] = []
         self._rebalance_since: float | None = None
         self.sighted = True
@@ -142,6 +143,7 @@ class Coordinator:
             wall: Unix seconds at the same moment, for what people read.
         """
         self._out = []
+        self._now = now
         self._membership.start(now, wall)
         locked = self._locked()
         owners = {number: p.owner for number, p in enumerate(self.state.partitions) if p.owner is not None}
@@ -153,6 +155,7 @@ class Coordinator:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What follows from an event. `now`: monotonic seconds, never going back."""
         self._out = []
+        self._now = now
         members = self._membership
         match event:
             case Called(request_id, Heartbeat() as call):
@@ -225,7 +228,7 @@ class Coordinator:
         return (
             member is not None
             and member.queue is not None
-            and member.old_queue is None
+            and not member.old_queues
             and (member.state in GONE or member.reason is SetAside.NO_CONSUMER)
             and self._unmoved(member) is None
             and not self._membership.watches[hostname].unreachable
@@ -242,7 +245,7 @@ class Coordinator:
         del self._handovers[hostname]
         mine = self.state.owned_by(hostname)
         if handover.purpose.old_incarnation:
-            self._released_old(self.state.members[hostname], proof.leftover, mine)
+            self._released_old(self.state.members[hostname], handover.purpose, proof.leftover, mine)
             return
         if not self._eligible() and (proof.leftover is not None or self.state.leftovers):
             # Nobody could take it: things are best kept as they are, the owner may come back.
@@ -267,9 +270,9 @@ class Coordinator:
             if stay:
                 self._out.append(Unlock(stay))
 
-    def _released_old(self, member: Member, leftover: str | None, mine: list[int]) -> None:
+    def _released_old(self, member: Member, old: Purpose, leftover: str | None, mine: list[int]) -> None:
         """The queue of an earlier incarnation is done with, or what it left there comes first."""
-        member.old_queue = None
+        member.old_queues = [queue for queue in member.old_queues if queue != old.queue]
         self._unsaved = True
         self._membership.try_again()
         if leftover is not None and mine:
@@ -363,7 +366,21 @@ class Coordinator:
     def _receives(self, member: Member) -> bool:
         """Whether something can be sent to the member now."""
         return (
-            member.state is MemberState.READY and member.old_queue is None and self._unmoved(member) is None
+            member.state is MemberState.READY
+            and not member.old_queues
+            and self._unmoved(member) is None
+            and self._knows_queue(member)
+        )
+
+    def _knows_queue(self, member: Member) -> bool:
+        """Whether the name of its queue is known, or is not to be had.
+
+        What is sent to a queue of unknown name can't be followed up, so it is worth waiting a little for.
+        """
+        return (
+            member.queue is not None
+            or not self.sighted
+            or not self._membership.may_become_known(member, self._now)
         )
 
     def _eligible(self) -> set[str]:
@@ -420,11 +437,11 @@ class Coordinator:
                 moving.setdefault(partition.owner, []).append(number)
 
         begun: list[Effect] = []
-        old = [name for name, member in self.state.members.items() if member.old_queue is not None]
+        old = [name for name, member in self.state.members.items() if member.old_queues]
         for hostname in dict.fromkeys([*owned, *old, *self._handovers]):
             member = self.state.members[hostname]
             mine, to_move = owned.get(hostname, []), moving.get(hostname, [])
-            wanted = self._wanted(member, mine, to_move, now)
+            wanted = self._wanted(member, mine, to_move)
             current = self._handovers.get(hostname)
             if current is not None:
                 if wanted == current.purpose:
@@ -442,13 +459,16 @@ class Coordinator:
             )
         return begun
 
-    def _wanted(self, member: Member, mine: list[int], to_move: list[int], now: float) -> Purpose | None:
+    def _wanted(self, member: Member, mine: list[int], to_move: list[int]) -> Purpose | None:
         """The hand-over that a member should be in."""
-        if member.old_queue is not None and (mine or member.state in _OWNING):
-            if member.state is MemberState.REBINDING or not self._membership.knows_queue(member, now):
+        if member.old_queues and (mine or member.state in _OWNING):
+            if member.state is MemberState.REBINDING:
                 return None  # it may be the same queue again
+            if member.queue is None and self._membership.may_become_known(member, self._now):
+                return None
             unbind = member.queue is not None
-            return Purpose(member.old_queue, reclaim=True, old_incarnation=True, unbind=unbind)
+            # The newest first: leftovers are fetched the other way round.
+            return Purpose(member.old_queues[-1], reclaim=True, old_incarnation=True, unbind=unbind)
         if member.state is MemberState.READY:
             return Purpose(member.queue if self.sighted else None, reclaim=False) if to_move else None
         if member.state is MemberState.REBINDING or not mine:

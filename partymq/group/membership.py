@@ -33,8 +33,8 @@ class Timing:
     recover_retry: float = 1.0
     """A member that was set aside is tried again after so long, doubling up to a minute."""
     learn_queue: float = 3.0
-    """So long the name of a restarted member's queue may take to become known, before it is taken to be
-    another one than before."""
+    """So long the name of a ready member's queue may take to become known, before it gets messages all the
+    same, and an earlier queue is taken to be another one."""
 
 
 @dataclass(slots=True)
@@ -144,7 +144,7 @@ class Membership:
         member = self._members.get(news.hostname)
         if member is None or member.incarnation != news.incarnation or member.queue == news.queue:
             return False
-        if member.state in (MemberState.PENDING, MemberState.REBINDING):
+        if member.state is MemberState.PENDING:
             return False  # it says so when it is ready
         watch = self.watches[news.hostname]
         lost = watch.exists is False or watch.bound is False
@@ -156,14 +156,10 @@ class Membership:
             self._step(news.hostname, Step.RECOVER, now)
         return True
 
-    def knows_queue(self, member: Member, now: float) -> bool:
-        """Whether the name of its queue is known, or will probably not be."""
+    def may_become_known(self, member: Member, now: float) -> bool:
+        """Whether the name of its queue may still be learnt: it has become ready a short while ago."""
         entered = self.watches[member.hostname].entered
-        return (
-            member.queue is not None
-            or member.state is not MemberState.READY
-            or now - entered >= self._timing.learn_queue
-        )
+        return member.state is MemberState.READY and now - entered < self._timing.learn_queue
 
     def unroutable(self, hostname: str, reason: SetAside, now: float) -> None:
         """A message for a member came back."""
@@ -233,15 +229,9 @@ class Membership:
 
     @staticmethod
     def _use_queue(member: Member, queue: str | None) -> None:
-        """The member's queue is this one now. What an earlier incarnation has in its own goes first.
-
-        Nothing has been sent to a queue that was the member's only while an older one was waited for, so
-        that it need not be remembered.
-        """
-        if member.queue is not None and member.old_queue is None:
-            member.old_queue = member.queue
-        if member.old_queue == queue:
-            member.old_queue = None
+        """The member's queue is this one now. What it has in others goes first."""
+        others = [*member.old_queues, *([member.queue] if member.queue is not None else [])]
+        member.old_queues = [other for other in dict.fromkeys(others) if other != queue]
         member.queue = queue
 
     def _step(self, hostname: str, step: Step, now: float, reason: SetAside = SetAside.NONE) -> bool:

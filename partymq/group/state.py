@@ -87,10 +87,10 @@ class Member(msgspec.Struct, omit_defaults=True):
     incarnation: int = 1
     queue: str | None = None
     """Its queue's name, where it is known."""
-    old_queue: str | None = None
-    """The queue of its earlier incarnation, which has not been proven empty yet.
+    old_queues: list[str] = msgspec.field(default_factory=list)
+    """Queues that were its before and have not been proven empty yet, the newest last.
 
-    While `queue` is not known it may be the same one."""
+    While `queue` is not known it may be one of them."""
     reason: SetAside = SetAside.NONE
     bind_request: str = ""
     ready_request: str = ""

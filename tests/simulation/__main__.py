@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections import Counter
 
 from tests.simulation.schedule import Result, play, random_seeds
 
@@ -28,12 +29,14 @@ def main() -> int:
     began = time.perf_counter()
     played = messages = repeats = 0
     failures: list[Result] = []
+    effects: Counter[str] = Counter()
     base = arguments.first if arguments.first is not None else random_seeds(1)[0]
     while played < arguments.schedules and time.perf_counter() - began < arguments.seconds:
         result = play(base + played)
         played += 1
         messages += result.messages
         repeats += result.repeats
+        effects += result.effects
         if result.failure is not None:
             failures.append(result)
             print(_verdict(result), flush=True)
@@ -44,6 +47,7 @@ def main() -> int:
         f"{played} schedules from seed {base} in {elapsed:.1f} s ({played / elapsed:.0f}/s),"
         f" {messages} messages begun, {repeats} of them again: {len(failures)} failures"
     )
+    print(", ".join(f"{name} {count}" for name, count in effects.most_common()))
     if failures:
         print(f"\nthe story: python -m tests.simulation --seed {failures[0].seed}")
     return int(bool(failures))

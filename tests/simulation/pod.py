@@ -44,6 +44,8 @@ class Pod(Process):
         call: calls the server; the answer is None when none came in time.
         may_bind: whether nothing is on its way to it. A queue that is bound again in the millisecond in which
             a message comes back, while the next one is on its way already, would get that one first.
+        may_consume: whether its queue was not left half moved. A consumer that comes back in the moment in which
+            moving a leftover is interrupted would get its second half before anybody gets the first.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Pod(Process):
         habits: Habits,
         call: CallServer,
         may_bind: Callable[[str], bool],
+        may_consume: Callable[[str], bool],
     ) -> None:
         super().__init__(world, hostname)
         self.broker = broker
@@ -62,6 +65,7 @@ class Pod(Process):
         self.habits = habits
         self._call = call
         self._may_bind = may_bind
+        self._may_consume = may_consume
         self.alive = False
         self.leaving = False
         self.starts = 0
@@ -162,7 +166,7 @@ class Pod(Process):
             if self._connection is None:
                 return False
             self._channel = self._connection.channel()
-            if self.habits.naming != "same" and (self.queue is None or self.queue not in self.broker.queues):
+            if self.habits.naming == "exclusive":
                 self._name_queue()
         if self.queue is None:
             self._name_queue()
@@ -185,6 +189,9 @@ class Pod(Process):
             self.timer(self._holds_off_until - self.world.now, self._consume)
             return
         assert self.queue is not None
+        if not self._may_consume(self.queue):
+            self.timer(RECONNECT, self._consume)
+            return
         try:
             # For itself, so that an earlier connection that the broker still holds for alive is waited for.
             consumer = self.consumer = self.broker.consume(

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.membership import Timing
-from partymq.group.state import GroupState, MemberState
+from partymq.group.names import DEFAULT_GROUP, leftover_queue
+from partymq.group.state import GroupState, MemberState, decode_state
 from partymq.group.wire import MemberCall, Status
 from tests.simulation.broker import Broker
 from tests.simulation.instance import Election, Instance
@@ -29,6 +30,18 @@ TIMING = Timing(
 PATIENCE = 600.0
 """Seconds, after the faults, within which all has to be well."""
 CALL_TIMEOUT = 2.0
+TRAPPED: tuple[type[ev.Effect], ...] = (
+    ev.Move,
+    ev.Fetch,
+    ev.Assign,
+    ev.Drain,
+    ev.Reclaim,
+    ev.Unlock,
+    ev.Resume,
+    ev.GiveWay,
+    ev.CancelFetch,
+)
+"""What happens in the very moment of one of these is the most dangerous."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,7 @@ class Result:
     messages: int = 0
     repeats: int = 0
     seconds: float = 0.0
+    effects: Counter[str] = field(default_factory=Counter)
 
 
 class Schedule:
@@ -83,10 +97,9 @@ class Schedule:
         self.instances = [
             Instance(world, self.broker, self.election, name, self._make_term) for name in ("one", "two")
         ]
-        self.pods = [
-            Pod(world, self.broker, self.oracle, f"pod-{number}", self._habits(), self._call, self._may_bind)
-            for number in range(rng.randint(1, 4))
-        ]
+        self.pods = [self._make_pod(f"pod-{number}") for number in range(rng.randint(1, 4))]
+        self.effects: Counter[str] = Counter()
+        self._traps: list[tuple[type[ev.Effect], Callable[[], None]]] = []
         self.lossy = 0.0
         self.healed = self.calm = False
         self._commands: list[Command] = []
@@ -104,12 +117,26 @@ class Schedule:
         for pod in self.pods:
             world.tell(pod.name, "is written like this: %s", pod.habits)
 
+    def _make_pod(self, hostname: str) -> Pod:
+        return Pod(
+            self.world,
+            self.broker,
+            self.oracle,
+            hostname,
+            self._habits(),
+            self._call,
+            self._may_bind,
+            self._may_consume,
+        )
+
     def _habits(self) -> Habits:
         rng = self.rng
         blind = self.kind == "blind"
+        naming = "same" if blind else rng.choice(("same", "same", "fresh", "exclusive"))
         return Habits(
-            naming="same" if blind else rng.choice(("same", "same", "fresh", "exclusive")),
-            says_queue=not blind and rng.random() < 0.6,
+            naming=naming,
+            # Durable queues that are left behind, still bound, without a word: nobody could tell them apart.
+            says_queue=naming == "fresh" or (not blind and rng.random() < 0.5),
             consumes_before_ready=rng.random() < 0.5,
             prefetch=rng.choice((1, 3, 10)),
             work=0.02 if blind else rng.choice((0.002, 0.03, 0.2)),
@@ -141,7 +168,20 @@ class Schedule:
             lambda state: self.parts.coordinator(state, TIMING),
             make_router,
             state,
+            self._performed,
         )
+
+    def _performed(self, effect: ev.Effect) -> None:
+        """Count it, and spring the traps set for it."""
+        kind = type(effect)
+        self.effects[kind.__name__] += 1
+        if isinstance(effect, ev.Assign) and effect.locked:
+            self.effects["AssignLocked"] += 1
+        for trap in [trap for trap in self._traps if trap[0] is kind]:
+            self._traps.remove(trap)
+            self.world.after(
+                self.rng.choice((0.0, 0.01, 0.1, 0.5)) * self.rng.random(), self._unless_healed, trap[1]
+            )
 
     @property
     def term(self) -> Term | None:
@@ -208,6 +248,12 @@ class Schedule:
         terms = [instance.term for instance in self.instances if instance.term is not None]
         return not any(term.router.outstanding(hostname) for term in terms if not term.over)
 
+    def _may_consume(self, queue: str) -> bool:
+        for left in decode_state(self.election.saved).leftovers:
+            if left.queue == queue and not left.moved:
+                return not self.broker.look(leftover_queue(DEFAULT_GROUP, left.number)).ready
+        return True
+
     # -- what happens ------------------------------------------------------------------------------------
 
     def _publish(self, partition: int) -> None:
@@ -237,6 +283,9 @@ class Schedule:
             world.after(when, self._unless_healed, rng.choice(actions))
             if rng.random() < 0.3:
                 world.after(when + rng.uniform(0, 0.6), self._unless_healed, rng.choice(actions))
+        if self.kind == "faults":
+            for _ in range(rng.randint(0, 5)):
+                self._traps.append((rng.choice(TRAPPED), rng.choice(actions)))
         self.lossy = rng.choice((0.0, 0.0, 0.1, 0.3)) if self.kind == "faults" else 0.0
         return length
 
@@ -373,6 +422,8 @@ class Schedule:
         self.election.restarted()
 
     def _lose_management(self) -> None:
+        if any(pod.habits.naming != "same" and not pod.habits.says_queue for pod in self.pods):
+            return  # of a queue that nobody ever knew of, nobody knows what is left in it
         duration = self.rng.choice((0.5, 4.0))
         self.world.tell("broker", "management is away for %.1f s", duration)
         self.management.up = False
@@ -405,15 +456,7 @@ class Schedule:
             if down:
                 self.rng.choice(down).start()
             else:
-                pod = Pod(
-                    self.world,
-                    self.broker,
-                    self.oracle,
-                    "pod-new",
-                    self._habits(),
-                    self._call,
-                    self._may_bind,
-                )
+                pod = self._make_pod("pod-new")
                 self.pods.append(pod)
                 pod.start()
         for partition in range(self.partitions):
@@ -478,6 +521,7 @@ class Schedule:
             messages=self.oracle.begun,
             repeats=self.oracle.repeats,
             seconds=world.now,
+            effects=self.effects,
         )
 
     def _begin_to_look(self) -> None:

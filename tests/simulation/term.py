@@ -8,7 +8,7 @@ from functools import partial
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.names import DEFAULT_GROUP, leftover_queue, member_key
-from partymq.group.state import GroupState, Member, MemberState, encode_state
+from partymq.group.state import GroupState, Member, encode_state
 from partymq.group.wire import MemberCall, Ready, Status
 from tests.simulation.broker import Broker
 from tests.simulation.instance import Instance
@@ -52,6 +52,7 @@ class Term:
     Args:
         make_coordinator: from the state it takes up.
         make_router: the router for this term, given where its events go.
+        performed: hears of every effect that is carried out.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class Term:
         make_coordinator: Callable[[GroupState], Coordinator],
         make_router: Callable[[Instance, Callable[[ev.Event], None]], RouterModel],
         state: GroupState,
+        performed: Callable[[ev.Effect], None],
     ) -> None:
         self.instance = instance
         self.world = instance.world
         self.broker = broker
         self.oracle = oracle
         self.management = management
+        self._performed = performed
         self.coordinator = make_coordinator(state)
         self.router = make_router(instance, self._routed)
         self._events: deque[ev.Event] = deque()
@@ -205,6 +208,7 @@ class Term:
             return False
         if self.world.telling and not isinstance(effect, ev.Answer):
             self.world.tell(self.instance.name, "  > %s", effect)
+        self._performed(effect)
         router = self.router
         match effect:
             case ev.Answer(request_id, status):
@@ -295,10 +299,9 @@ class Term:
     def _look_at(self, member: Member, incarnation: int) -> None:
         hostname = member.hostname
         if member.queue is None:
-            if member.state is MemberState.READY:
-                queue = self.queue_of(hostname)
-                if queue is not None:
-                    self._later(ev.Learned(hostname, incarnation, queue))
+            queue = self.queue_of(hostname)
+            if queue is not None:
+                self._later(ev.Learned(hostname, incarnation, queue))
             return
         seen = self.broker.look(member.queue)
         ours = sum(
