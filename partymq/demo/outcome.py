@@ -67,10 +67,10 @@ def judge(run: Run, closing_status: int | None = None) -> Outcome:
             first = first_message(story, milestone.name, milestone.at) if milestone.published else None
             reactions.append(Reaction(f"{milestone.name} joined", at, None, first, None, None))
         elif milestone.kind == "server":
-            again = flowing_again(story, milestone.at, milestone.published)
-            reactions.append(Reaction("server killed with -9", at, None, again, None, None))
+            again = flowing_again(story, milestone.at)
+            reactions.append(Reaction("server killed -9", at, None, again, None, None))
         else:
-            what = "left" if milestone.kind == "leave" else "killed with -9"
+            what = "left" if milestone.kind == "leave" else "killed -9"
             taken = takeover(story, milestone.name, milestone.at, partition)
             reactions.append(
                 Reaction(

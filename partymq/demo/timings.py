@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from partymq.demo.notes import Delivery
 
 _SECOND = 1e9
+_LOOK_NS = 30_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,18 @@ def takeover(
     return Takeover(len(waits), waits[0], waits[len(waits) // 2], waits[-1])
 
 
-def flowing_again(story: Sequence[Delivery], since: int, published_before: int) -> float | None:
-    """Seconds from `since` until a worker began a message that was published after it; None when none did."""
-    later = (one.begin for one in story if one.number >= published_before and one.begin >= since)
-    begin = min(later, default=None)
-    return None if begin is None else (begin - since) / _SECOND
+def flowing_again(story: Sequence[Delivery], since: int) -> float | None:
+    """Seconds from `since` to the end of the longest silence (no worker begins anything) of the next 30 s.
+
+    None when there was nothing any more. (The first message published after `since` would tell less: it waits
+    for all that is ahead of it in the source.)
+
+    Args:
+        story: of all workers, in the order in which they began.
+    """
+    begins = [one.begin for one in story if since <= one.begin <= since + _LOOK_NS]
+    if not begins:
+        return None
+    before = [since, *begins]
+    _, end = max((end - begin, end) for begin, end in zip(before, begins, strict=False))
+    return (end - since) / _SECOND

@@ -76,7 +76,7 @@ def test_competing_consumers_break_order_and_exclusion_and_it_is_found(run: Run,
     assert open_at_the_kill in (0, 1)
     assert verdict.repeated <= 1 + PLAN.prefetch
     changes = [reaction.what.split(" ", 1)[1] for reaction in outcome.reactions]
-    assert changes == ["joined"] * 4 + ["killed with -9", "joined", "left", "left"]
+    assert changes == ["joined"] * 4 + ["killed -9", "joined", "left", "left"]
     assert outcome.reactions[0].first is None, "it joined before the first flight was published"
     assert outcome.reactions[1].first is not None
     assert board.views[-1].published == 4_000

@@ -35,7 +35,15 @@ def test_a_partition_that_moved_away_before_is_not_taken_over():
     assert takeover(run, "a", 2 * S, lambda number: number) is None
 
 
-def test_the_server_is_back_when_a_message_published_after_its_death_arrives():
-    run = story(("a", 5, 1), ("a", 6, 2.2), ("a", 7, 3.5))
-    assert flowing_again(run, 2 * S, 7) == pytest.approx(1.5)
-    assert flowing_again(run, 2 * S, 8) is None
+def test_the_server_is_back_when_the_longest_silence_is_over():
+    run = story(("a", 5, 1), ("a", 6, 2.2), ("a", 7, 2.4), ("b", 8, 3.5), ("b", 9, 3.6), ("a", 10, 4.1))
+    assert flowing_again(run, 2 * S) == pytest.approx(1.5)
+
+
+def test_a_silence_much_later_is_not_the_servers():
+    run = story(("a", 5, 2.5), ("a", 6, 3.9), ("a", 7, 60))
+    assert flowing_again(run, 2 * S) == pytest.approx(1.9)
+
+
+def test_without_a_later_message_nothing_flows_again():
+    assert flowing_again(story(("a", 5, 1)), 2 * S) is None
