@@ -103,12 +103,12 @@ class Lane:
     def begin_session(self) -> None:
         """Forget what the last session had on its way, and what it held."""
         self.grant(0)
+        if self.window is not None and self.outstanding:
+            self.window.begin_anew()
         self.began = self.confirmed = self.sent
         self.held.clear()
         self.leftover.clear()
         self.owed = 0
-        if self.window is not None:
-            self.window.begin_anew()
 
     def free(self, now: float) -> int:
         """Messages that may be sent now, held ones first."""

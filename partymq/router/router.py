@@ -174,7 +174,7 @@ class Router:
 
     def forget(self, hostname: str) -> None:
         """The member is no more; what it still owns has no owner."""
-        self._core.traffic.table.forget(hostname)
+        self._core.traffic.forget(hostname, monotonic())
 
     def fetch(self, number: int, queue: str, hostname: str) -> None:
         """Fetch a leftover back, in order, to the owners of its partitions, ahead of what is held for them.

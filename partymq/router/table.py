@@ -48,11 +48,3 @@ class Table:
         else:
             self.locked.discard(partition)
         self.route[partition] = self.closed if locked else owner
-
-    def forget(self, hostname: str) -> bool:
-        """Remove a member's lane; False, and nothing done, where it owns something or is not known."""
-        lane = self.lanes.get(hostname)
-        if lane is None or lane.owned:
-            return False
-        del self.lanes[hostname]
-        return True

@@ -141,6 +141,15 @@ class Traffic:
         """See `Router.unlock`."""
         self._set_locked(partitions, False, now)
 
+    def forget(self, hostname: str, now: float) -> None:
+        """See `Router.forget`."""
+        table = self.table
+        lane = table.lanes.get(hostname)
+        if lane is not None:
+            owned = [partition for partition, owner in enumerate(table.owners) if owner is lane]
+            self._rearrange({number: (table.closed, number in table.locked) for number in owned}, now)
+            del table.lanes[hostname]
+
     def observe(self, hostname: str, depth: Depth, now: float) -> None:
         """See `Router.observe`."""
         lane = self.table.lanes.get(hostname)

@@ -113,7 +113,7 @@ class Window:
         self._at, self._queued, self._sent = now, queued + on_the_way, sent
 
         if not self._fresh:
-            self._fresh = True
+            self._fresh = self._seen = True
             self._since, self._done, self._busy = now, 0, True
             return
         busy = queued > 0 and (went <= before or (short and 2 * queued >= self.size))

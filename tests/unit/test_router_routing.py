@@ -485,14 +485,21 @@ def test_a_histogram_counts_by_upper_bound() -> None:
     assert histogram.counts[-1] == 1
 
 
-def test_forgotten_members_leave_nothing_and_owners_are_not_forgotten() -> None:
+def test_what_a_forgotten_member_owned_is_held_for_the_next_owner() -> None:
     bench = Bench()
-    bench.core.traffic.table.forget("a")
-    assert "a" in bench.core.traffic.table.lanes
-    bench.core.traffic.assign({0: "b", 2: "b"}, False, 0.0)
-    bench.core.traffic.table.forget("a")
+    bench.core.begin_leftover(LEFTOVER, "guest", 131_072, 131_072)
+    bench.core.traffic.pause("a")
+    bench.keyed(A)
+    bench.keyed(A2, channel=LEFTOVER)
+    bench.core.traffic.forget("a", 0.0)
     assert "a" not in bench.core.traffic.table.lanes
-    bench.core.traffic.table.forget("nobody")
+    bench.core.traffic.forget("nobody", 0.0)
+    bench.keyed(A)
+    assert bench.core.statistics.held_messages == 3
+    bench.core.traffic.assign({0: "c", 2: "c"}, False, 0.0)
+    pieces = split_by_channel(b"".join(bench.core.take(0.0)))
+    assert list(pieces) == [LEFTOVER, CHANNEL]
+    assert len(frames(pieces[CHANNEL], CHANNEL)) == 6
 
 
 @pytest.mark.parametrize(
