@@ -40,6 +40,6 @@ class Plan:
         return self.messages / self.rate
 
 
-def quick_plan(messages: int = 13_000) -> Plan:
+def quick_plan(messages: int = 11_000) -> Plan:
     """A plan of well under a minute, both runs and the broker's start included."""
     return Plan(messages=messages, rate=900.0, work_ms=1.6)
