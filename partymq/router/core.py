@@ -68,7 +68,7 @@ class Core:
         self._spread = 0
         self._relief = Relief(settings)
         self._returned: set[str] = set()
-        self._blamed: set[Lane] = set()
+        self._blamed: set[str] = set()
 
     def __repr__(self) -> str:
         state = self.fault or ("frozen" if self.frozen else "routing")
@@ -378,10 +378,10 @@ class Core:
         if lane is self._rejects:
             self._fail(f"dead-letter queue {lane.routing_key!r}: {reason}: {text}")
             return
-        if lane not in self._blamed:
-            self._blamed.add(lane)
-            lane.paused = True
-            lane.owed = 0
+        # The lane may be one that was forgotten, and made anew since.
+        if lane.hostname not in self._blamed and lane.hostname in self.traffic.table.lanes:
+            self._blamed.add(lane.hostname)
+            self.traffic.pause(lane.hostname)
             self.events.append(Unroutable(lane.hostname, reason, text))
         self._fail(f"member {lane.hostname!r}: {reason}")
 

@@ -84,7 +84,7 @@ class World:
         random, core = self.random, self.core
         name = random.choice(MEMBERS)
         movable = [number for number in range(PARTITIONS) if number not in self.locked]
-        match random.randint(0, 9):
+        match random.randint(0, 10):
             case 0 | 1:
                 self.paused.add(name)
                 core.traffic.pause(name)
@@ -109,6 +109,10 @@ class World:
                 if core.outlet.choked or core.outlet.more:
                     return
                 self.allowed.discard(name)
+            case 10 if random.random() < 0.3:
+                core.traffic.forget(name, self.now)
+                self.owners = {at: "" if owner == name else owner for at, owner in self.owners.items()}
+                self.paused.discard(name)
             case 9 if self.faults:
                 (self.broken if random.random() < 0.5 else self.refusing).add(name)
         self.flush()
@@ -165,8 +169,10 @@ class World:
         core = self.core
         for event in core.events:
             if isinstance(event, Unroutable):
-                assert core.traffic.table.lanes[event.hostname].paused
-                self.paused.add(event.hostname)
+                lane = core.traffic.table.lanes.get(event.hostname)
+                if lane is not None:
+                    assert lane.paused
+                    self.paused.add(event.hostname)
         core.events.clear()
         for _ in range(100):
             raw = b"".join(core.take(self.now))
@@ -345,6 +351,9 @@ class World:
         self.refusing.clear()
         self.core.outlet.choked = False
         self.faults = False
+        for at, owner in list(self.owners.items()):
+            if not owner:
+                self.assign({at: "a"}, at in self.locked)
         for _ in range(20_000):
             if not (self.source.queue or self.source.unacked or self.leftover):
                 break
