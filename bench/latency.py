@@ -21,7 +21,8 @@ from partymq.amqp.content import Span
 
 _DIRECT = "direct"
 _PREFETCH = 200
-_WARM_UP = 1.0
+_WARM_UP = 2.0
+"""Seconds that do not count: a fresh member's window begins small and grows within about one second."""
 _LATE = 30.0
 _MARK = b'"sent": '
 _DIGITS = 20
@@ -121,7 +122,7 @@ async def _consumers(vhost: Vhost) -> AsyncIterator[_Stopwatch]:
 
 
 async def _round(vhost: Vhost, queue: str, stopwatch: _Stopwatch, plan: Plan) -> list[float]:
-    """Publish for a while; what each message took, those of the first second left out."""
+    """Publish for a while; what each message took, those of the warm-up left out."""
     writer = await Writer.open(vhost)
     placeholder = 10 ** (_DIGITS - 1)
     made = [message(queue, key, sent=placeholder) for key in keys(_KEYS)]

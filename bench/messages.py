@@ -44,7 +44,7 @@ def message(queue: str, key: str, **more: object) -> bytes:
     properties = Basic.Properties(
         content_type="application/json",
         delivery_mode=2,
-        headers={KEY_HEADER: key, "origin": "bench", "schema": 3},
+        headers={KEY_HEADER: key, "schema": 3, "shop": "bench"},
     )
     return publish_frame(_CHANNEL, "", queue) + encode_content(
         _CHANNEL, json.dumps(body).encode(), properties
