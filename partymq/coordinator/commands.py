@@ -19,7 +19,7 @@ from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, decode, encode_content, publish_frame
 from partymq.errors import BrokerError, ChannelClosed, ConnectionLost, NoCoordinator, ProtocolError
 from partymq.group.names import coordinator_queue
-from partymq.group.wire import Call, Command, Reply, decode_command, decode_reply, encode
+from partymq.group.wire import Call, Command, Ready, Reply, decode_command, decode_reply, encode
 
 _IN_USE: Final = frozenset({403, 405})
 _RETRY: Final = 0.1
@@ -108,9 +108,11 @@ class CommandClient:
         # What nobody takes in time must not be found there by a later coordinator.
         properties = Basic.Properties(reply_to=self._control, expiration=str(int(self._timeout * 1000)))
         try:
-            for _ in range(2):
+            # A `ready` that is sent again could count for the next incarnation of a pod that died meanwhile.
+            tries = 1 if isinstance(call, Ready) else 2
+            for _ in range(tries):
                 _send(self._connection, channel, self._queue, body, properties)
-                done, _pending = await asyncio.wait([answer], timeout=self._timeout / 2)
+                done, _pending = await asyncio.wait([answer], timeout=self._timeout / tries)
                 if done:
                     return answer.result()
         finally:

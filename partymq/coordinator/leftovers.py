@@ -18,8 +18,8 @@ from partymq.group.names import leftover_queue, own_exchange
 from partymq.router.contents import Fitter
 from partymq.router.session import consume_alone
 
-_PREFETCH: Final = 64
-"""Messages on their way at once: of any size, so not many."""
+_PREFETCH: Final = 256
+"""Messages on their way at once: of any size, so not too many; a move is to be short, so not too few."""
 _SETTLE: Final = 3.0
 """Seconds for confirms when a move is given up."""
 _LOOKS: Final = 2

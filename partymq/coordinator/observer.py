@@ -21,6 +21,7 @@ _INTERVAL: Final = 0.2
 _CALLS_PER_SECOND: Final = 100
 """Passive declares at most: with many members they are looked at less often."""
 _BINDINGS_INTERVAL: Final = 1.0
+_WAITING: Final = frozenset({MemberState.PENDING, MemberState.REBINDING})
 _SEEN: Final = frozenset({MemberState.READY, MemberState.SET_ASIDE})
 
 _log = structlog.get_logger(__name__)
@@ -86,6 +87,23 @@ class Observer:
         if len(others) == 1:
             self._learned(hostname, others[0])
         return bool(others)
+
+    async def may_unbind(self, hostname: str, queue: str) -> bool:
+        """Whether an earlier queue of a member can lose its binding: never the only one that is of use.
+
+        Raises BrokerError.
+        """
+        member = self._coordinator.state.members.get(hostname)
+        if member is None or member.queue is None:
+            return True
+        present = member.queue
+        depths = await self._depths.sample([queue, present])
+        if not depths[queue].exists:
+            return True
+        bindings = await self._bindings()
+        bound = bindings is None or present in self._bound(hostname, bindings)
+        consumed = depths[present].consumers or not depths[queue].consumers
+        return depths[present].exists and bound and bool(consumed)
 
     async def _bindings(self) -> dict[str, list[str]] | None:
         return await self._depths.bindings(self._settings.exchange)
@@ -213,7 +231,7 @@ class Observer:
         in_doubt = [
             (member, member.incarnation)
             for member in self._coordinator.state.members.values()
-            if member.state in _SEEN and self._is_in_doubt(member)
+            if self._is_in_doubt(member)
         ]
         bindings = await self._bindings() if in_doubt else None
         if bindings is None:
@@ -228,8 +246,12 @@ class Observer:
                 self._happened(Observed(member.hostname, incarnation, exists=bound, bound=bound))
 
     def _is_in_doubt(self, member: Member) -> bool:
+        if member.state in _WAITING:
+            return False
         if member.queue is None or member.reason is SetAside.RETURNED:
             return True
+        if member.state not in _SEEN:
+            return False
         depth = self._latest.get(member.hostname)
         return depth is not None and not (depth.exists and depth.consumers)
 

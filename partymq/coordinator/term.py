@@ -349,6 +349,8 @@ class Term:
         return await self._proofs.reclaimed(reclaim)
 
     async def _unbind(self, hostname: str, queue: str) -> None:
+        while not await self._observer.may_unbind(hostname, queue):
+            await asyncio.sleep(_TICK)
         channel = await self._connection.open_channel()
         try:
             await channel.unbind_queue(queue, self._settings.exchange, member_key(hostname))
