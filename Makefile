@@ -40,10 +40,10 @@ types: setup ## mypy --strict
 bench: setup ## cost and speed beside other forwarders, and rebalancing: tables in bench/results
 	@$(BIN)/python -m bench $(ARGS)
 
-chaos: setup ## faults at random against real processes, for as long as ARGS=--minutes=N says
+chaos: setup ## faults at random against real processes and a real broker (ARGS='--seconds=600 --seed=N')
 	@$(BIN)/python -m verify $(ARGS)
 
-simulate: setup ## random schedules of joins, crashes and delays, with the promises as invariants (ARGS=--seed=N)
+simulate: setup ## random schedules of joins, crashes and delays, with the promises as invariants (ARGS='--seconds=60')
 	@$(BIN)/python -m tests.simulation $(ARGS)
 
 lock: setup ## write requirements*.lock anew from pyproject.toml (ARGS=--upgrade: newest versions)
