@@ -61,7 +61,7 @@ def test_the_routing_key_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize("name", ["headers", "correlation-id", "cluster_id", ""])
 def test_an_unknown_property_is_refused_with_the_names_allowed(name: str) -> None:
-    with pytest.raises(ValueError, match="allowed are content_type, .*, app_id"):
+    with pytest.raises(ValueError, match=r"allowed are content_type, .*, app_id"):
         KeyRule("property", name)
 
 
