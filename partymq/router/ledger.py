@@ -25,6 +25,9 @@ _ACKED: Final = 2
 _REFUSED: Final = 3
 """States of a line. One that an ack with `multiple` stands for stays `_CONFIRMED`, but behind `_mark`."""
 
+_LONG: Final = 0.5
+"""Seconds after which a line that waits for its confirm does not keep back the acks of others any more."""
+
 _TRIM: Final = 4096
 """Finished lines after which the lists are cut."""
 
@@ -51,11 +54,11 @@ class Ledger:
     __slots__ = (
         "_base",
         "_flags",
+        "_half",
         "_head",
         "_late",
         "_mark",
         "_most_lines",
-        "_quarter",
         "_singles",
         "_stuck",
         "_stuck_since",
@@ -78,7 +81,7 @@ class Ledger:
         self._unordered_until = 1  # publishes before this one may have tags out of order
         self._late: dict[int, _Late] = {}  # pending publishes whose lines were cut off
         self._singles: list[int] = []  # tags of late ones, confirmed
-        self._quarter = max(1, prefetch // 4)
+        self._half = max(1, prefetch // 2)
         self._most_lines = max(8192, 4 * prefetch)
         self._stuck = 0
         self._stuck_since = 0.0
@@ -155,7 +158,7 @@ class Ledger:
         flags, head = self._flags, self._head
         if older_held or self._late or self._singles or self._base + self._mark < self._unordered_until:
             return self._single_acks()
-        if len(flags) - head > self._quarter and flags.count(_CONFIRMED, head) > self._quarter:
+        if len(flags) - head > self._half and flags.count(_CONFIRMED, head) > self._half:
             return self._single_acks()
         last = flags.rfind(_CONFIRMED, self._mark, head)
         if last < 0:
@@ -202,6 +205,7 @@ class Ledger:
         oldest = self._base + self._head
         if oldest != self._stuck or self._head == len(self.tags):
             self._stuck, self._stuck_since = oldest, now
+        if now - self._stuck_since < _LONG:
             return b""
         if len(self._flags) - self._head > self._most_lines:
             self._cut_off_late(len(self._flags) - self._most_lines // 2)

@@ -98,7 +98,7 @@ class Session:
         finally:
             over.cancel()
             beginning.cancel()
-            await asyncio.wait([beginning])
+            await asyncio.gather(beginning, return_exceptions=True)
 
     async def _begin(self) -> None:
         settings, core = self._settings, self._core
