@@ -218,7 +218,7 @@ class GroupInstance:
                     f"the coordinator did not answer within {self._call_timeout:g} s; try again"
                 ) from None
         if self._commands is None:
-            raise ConnectionLost(f"the broker is away ({self._trouble}); try again")
+            raise ConnectionLost(f"{self._trouble}; try again")
         return await self._commands.call(request_id, call)
 
 

@@ -105,6 +105,13 @@ class Observer:
         consumed = depths[present].consumers or not depths[queue].consumers
         return depths[present].exists and bound and bool(consumed)
 
+    async def until_unbindable(self, hostname: str, queue: str) -> None:
+        """Wait until `may_unbind`. Raises BrokerError."""
+        while True:
+            if await self.may_unbind(hostname, queue):
+                return
+            await asyncio.sleep(_INTERVAL)
+
     async def _bindings(self) -> dict[str, list[str]] | None:
         return await self._depths.bindings(self._settings.exchange)
 

@@ -23,16 +23,16 @@ from partymq.coordinator.lease import Lease
 from partymq.coordinator.leftovers import discard_leftover, move_leftover
 from partymq.coordinator.observer import Observer
 from partymq.coordinator.proofs import Proofs
+from partymq.coordinator.settings import router_settings, timing
 from partymq.coordinator.statistics import GroupStatistics
-from partymq.coordinator.topology import prepare
-from partymq.errors import BrokerError, ChannelClosed
+from partymq.coordinator.topology import declare_write_exchange, prepare, unbind_member
+from partymq.errors import BrokerError
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
-from partymq.group.membership import Timing
-from partymq.group.names import dead_letter_queue, leftover_queue, member_key, own_exchange
+from partymq.group.names import leftover_queue
 from partymq.group.state import GroupState
 from partymq.group.wire import Command, Describe, MemberCall, Ready, Reply, Status
-from partymq.router import Router, RouterSettings
+from partymq.router import Router
 from partymq.router import events as routed
 
 _TICK: Final = 0.2
@@ -43,8 +43,6 @@ _MOST_AT_ONCE: Final = 500
 _MOST_WAITING: Final = 20_000
 """Events in the queue from which on commands are not taken: their senders try again."""
 _RETRY: Final = 0.5
-_GONE: Final = frozenset({404, 405})
-"""A queue or exchange that is not there, or that belongs to another connection."""
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -93,12 +91,7 @@ class Term:
             queue_of=self._queue_of,
             moved_on=lambda hostname, queue: self._observer.moved_on(hostname, queue),
         )
-        timing = Timing(
-            expires_after=settings.heartbeat.expires_after,
-            pending_expires_after=settings.heartbeat.pending_expires_after,
-            consumer_grace=settings.consumer_grace,
-        )
-        self.coordinator = Coordinator(state, timing)
+        self.coordinator = Coordinator(state, timing(settings))
         self._observer = Observer(settings, self.coordinator, depths, self._router, self._happened)
         self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._answers: dict[str, list[AnswerTo]] = {}
@@ -116,6 +109,7 @@ class Term:
 
         Raises the BrokerError that ended it.
         """
+        await declare_write_exchange(self._connection, self._settings)
         self._statistics.held_by_partition = self._router.held_by_partition
         router = asyncio.create_task(self._router.run(self._connection), name="router")
         try:
@@ -349,16 +343,8 @@ class Term:
         return await self._proofs.reclaimed(reclaim)
 
     async def _unbind(self, hostname: str, queue: str) -> None:
-        while not await self._observer.may_unbind(hostname, queue):
-            await asyncio.sleep(_TICK)
-        channel = await self._connection.open_channel()
-        try:
-            await channel.unbind_queue(queue, self._settings.exchange, member_key(hostname))
-        except ChannelClosed as error:
-            if error.code not in _GONE:
-                raise
-        else:
-            await channel.close()
+        await self._observer.until_unbindable(hostname, queue)
+        await unbind_member(self._connection, self._settings.exchange, hostname, queue)
 
     async def _move(self, move: ev.Move) -> None:
         async def moved() -> ev.Moved:
@@ -406,21 +392,3 @@ def first_error(errors: BaseExceptionGroup[BrokerError]) -> BrokerError:
         error = error.exceptions[0]
     assert isinstance(error, BrokerError)
     return error
-
-
-def router_settings(broker: BrokerSettings, settings: GroupSettings) -> RouterSettings:
-    """What the router of a group is told."""
-    return RouterSettings(
-        group=settings.name,
-        source_queue=settings.source_queue,
-        exchange=settings.exchange,
-        dead_letter_exchange=own_exchange(settings.name),
-        dead_letter_queue=dead_letter_queue(settings.name),
-        partitions=settings.partitions,
-        key=settings.key_rule,
-        prefetch=settings.prefetch,
-        hold_messages=settings.hold_messages,
-        hold_bytes=settings.hold_bytes,
-        window=settings.window,
-        max_hold=broker.max_hold,
-    )

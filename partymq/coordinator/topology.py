@@ -8,9 +8,11 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.config.settings import GroupSettings
 from partymq.errors import ChannelClosed
-from partymq.group.names import dead_letter_queue, own_exchange
+from partymq.group.names import dead_letter_queue, member_key, own_exchange
 
 _NOT_FOUND: Final = 404
+_LOCKED: Final = 405
+"""Exclusive to another connection."""
 _PRECONDITION_FAILED: Final = 406
 
 _DELIVERY_LIMIT: Final = 1_000_000
@@ -18,6 +20,16 @@ _DELIVERY_LIMIT: Final = 1_000_000
 quorum queue after 20 by default; and with a limit, what is given back keeps its place."""
 
 _log = structlog.get_logger(__name__)
+
+
+async def declare_write_exchange(connection: Connection, settings: GroupSettings) -> None:
+    """Declare what clients bind their queues to, before the first of them is told its name.
+
+    Raises BrokerError.
+    """
+    channel = await connection.open_channel()
+    channel = await _declare_exchange(connection, channel, settings.exchange)
+    await channel.close()
 
 
 async def prepare(connection: Connection, settings: GroupSettings) -> None:
@@ -42,6 +54,18 @@ async def prepare(connection: Connection, settings: GroupSettings) -> None:
             for key in settings.source_binding_keys:
                 await channel.bind_queue(settings.source_queue, settings.source_exchange, key)
     finally:
+        await channel.close()
+
+
+async def unbind_member(connection: Connection, exchange: str, hostname: str, queue: str) -> None:
+    """Remove the binding of a member's key to a queue; nothing where it is not there. Raises BrokerError."""
+    channel = await connection.open_channel()
+    try:
+        await channel.unbind_queue(queue, exchange, member_key(hostname))
+    except ChannelClosed as error:
+        if error.code not in (_NOT_FOUND, _LOCKED):
+            raise
+    else:
         await channel.close()
 
 
