@@ -131,8 +131,8 @@ class Proofs:
             depth = (await self._depths.sample([queue]))[queue]
             if depth.empty:
                 return False
-            if depth.consumers == 0:
-                return True
+            if depth.consumers == 0 and not depth.unacked:
+                return depth.ready != 0
             await asyncio.sleep(poll)
             poll = min(1.5 * poll, _LONGEST_POLL)
 

@@ -255,6 +255,32 @@ async def test_a_leftovers_queue_is_untouched_drained_or_gone(setting: Setting) 
         assert await waiting is False
 
 
+async def test_a_leftovers_queue_is_touched_by_a_cancelled_consumer_that_still_works(
+    setting: Setting,
+) -> None:
+    await setting.queue(5)
+    async with setting.consumer() as consumer:
+        await consumer.has(5)
+        await consumer.channel.cancel(consumer.tag)
+        await setting.queue(1)
+        waiting = asyncio.create_task(setting.proofs.untouched("q"))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        consumer.ack_all()
+        assert await waiting is True
+
+
+async def test_without_the_management_api_a_leftovers_queue_ends_when_nothing_is_ready(
+    blind: Setting,
+) -> None:
+    await blind.queue(2)
+    assert await blind.proofs.untouched("q") is True
+    async with blind.consumer() as consumer:
+        await consumer.has(2)
+        consumer.ack_all()
+    assert await blind.proofs.untouched("q") is False
+
+
 async def test_bindings_tell_a_members_queue(setting: Setting) -> None:
     channel = await setting.connection.open_channel()
     await channel.declare_queue("q", durable=True)
