@@ -22,6 +22,7 @@ from partymq.coordinator.lease import Lease, StateMessage
 from partymq.coordinator.management import Management
 from partymq.coordinator.statistics import GroupStatistics
 from partymq.coordinator.term import Term
+from partymq.coordinator.topology import declare_write_exchange
 from partymq.errors import BrokerError, ConfigError, ConnectionLost, NoCoordinator
 from partymq.group.state import GroupState
 from partymq.group.wire import Call, Command, Describe, MemberCall, Reply, Status
@@ -144,6 +145,7 @@ class GroupInstance:
             await connection.close()
 
     async def _serve_term(self, connection: Connection, lease: Lease, state: GroupState) -> None:
+        await declare_write_exchange(connection, self._settings)
         management_url = self._broker.management_url
         management = (
             None

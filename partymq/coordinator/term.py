@@ -25,7 +25,7 @@ from partymq.coordinator.observer import Observer
 from partymq.coordinator.proofs import Proofs
 from partymq.coordinator.settings import router_settings, timing
 from partymq.coordinator.statistics import GroupStatistics
-from partymq.coordinator.topology import declare_write_exchange, prepare, unbind_member
+from partymq.coordinator.topology import prepare, unbind_member
 from partymq.errors import BrokerError
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
@@ -109,7 +109,6 @@ class Term:
 
         Raises the BrokerError that ended it.
         """
-        await declare_write_exchange(self._connection, self._settings)
         self._statistics.held_by_partition = self._router.held_by_partition
         router = asyncio.create_task(self._router.run(self._connection), name="router")
         try:
@@ -190,6 +189,7 @@ class Term:
         try:
             self._tasks.create_task(looking)
         except RuntimeError:  # the term is ending; the caller asks again
+            del self._looking[hostname]
             looking.close()
 
     async def _ready(self, hostname: str, request_id: str, answer: AnswerTo) -> None:
