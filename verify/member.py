@@ -104,7 +104,9 @@ class Member:
             key = f"partymq.partition-{self.options.name}"
             bound = {"exchange": self.options.exchange, "routingKey": key}
         channel = connection.channel()
-        arguments = {"x-queue-type": "quorum"} if self.options.quorum else None
+        arguments: dict[str, Any] = {"x-queue-type": "quorum"} if self.options.quorum else {}
+        if self.options.max_length:
+            arguments |= {"x-max-length": self.options.max_length, "x-overflow": "reject-publish"}
         channel.queue_declare(self.queue, durable=True, arguments=arguments)
         channel.queue_bind(self.queue, bound["exchange"], bound["routingKey"])
         channel.close()
@@ -115,6 +117,7 @@ class Member:
             if refusal.status != 409:
                 raise
         self.is_member = True
+        self.notes.write("R")
         return channel
 
     def consume(self, connection: Any) -> Any:
@@ -166,6 +169,7 @@ class Member:
         self.notes.write("B", key, seq)
         if self.hang:
             self.hang = False
+            self.notes.write("H", key, seq)
             self.log(f"hangs for {self.options.pause:g} s in {key} {seq}")
             try:
                 channel.connection.sleep(self.options.pause)
@@ -229,6 +233,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--silent", action="store_true", help="does not say in `ready` which its queue is")
     parser.add_argument("--rebinds", action="store_true", help="binds again whenever it connects again")
     parser.add_argument("--quorum", action="store_true", help="its queue is a quorum queue")
+    parser.add_argument("--max-length", type=int, help="its queue refuses more messages than this")
     parser.add_argument("--prefetch", type=int, default=10)
     parser.add_argument("--work-ms", type=float, default=2.0, help="work for a message, on average")
     parser.add_argument("--heartbeat", type=float, default=1.0, help="seconds between HTTP heartbeats")

@@ -1,8 +1,10 @@
 """What the processes note of their work, one line an event, at the time of the machine's monotonic clock.
 
     C            connected to the broker (what was prefetched before is void)
+    R            said `ready`, and was answered
     B key seq    began to work on a message
     E key seq    finished it; the ack comes after that
+    H key seq    hangs in it for a while
     A key seq    gave it up unfinished: the connection broke
 
 Each line is one write(2), so that a kill loses nothing that was written.
@@ -15,7 +17,7 @@ from typing import NamedTuple
 
 
 class Note(NamedTuple):
-    """One line. `at`: monotonic seconds. `key` and `seq` are -1 for `C`."""
+    """One line. `at`: monotonic seconds. `key` and `seq` are -1 for `C` and `R`."""
 
     at: float
     kind: str

@@ -83,7 +83,7 @@ def work_of(
     for note in notes:
         if note.kind == "B":
             open_note = note
-        elif open_note is not None:
+        elif open_note is not None and note.kind in "CEA":
             add(open_note, note.at, note.kind == "E")
             open_note = None
     if open_note is not None:

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,11 @@ class Pod:
             os.kill(self.process.pid, signal.SIGCONT)
         self.go_on_at_death()
 
+    def hangs(self) -> bool:
+        """Whether it was told to hang (SIGUSR2) and does now."""
+        self.look()
+        return bool(self.read) and self.read[-1].kind == "H"
+
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
 
@@ -143,6 +148,12 @@ class Pod:
     def work(self) -> list[Work]:
         self.look()
         return work_of(f"{self.name}({self.process.pid})", self.read, stops=self.stops, died=self.died)
+
+
+def member_command(name: str, amqp_url: str, urls: Iterable[str], *options: str) -> list[str]:
+    """How a member's process is started. `urls`: of the servers."""
+    apis = [f"--api={url}" for url in urls]
+    return [sys.executable, str(_HERE / "member.py"), f"--name={name}", f"--amqp={amqp_url}", *apis, *options]
 
 
 class World:
@@ -186,9 +197,8 @@ class World:
 
     def join(self, name: str, *options: str) -> Pod:
         """A new process of a member."""
-        command = [sys.executable, str(_HERE / "member.py"), f"--name={name}", *options]
-        command += [f"--amqp={self.node.amqp_url}%2f?heartbeat=2"]
-        command += [f"--api={server.url}" for server in self.servers]
+        urls = [server.url for server in self.servers]
+        command = member_command(name, self.node.amqp_url + "%2f?heartbeat=2", urls, *options)
         pod = Pod(name, command, self.folder, len(self.pods))
         self.pods.append(pod)
         return pod

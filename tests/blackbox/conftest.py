@@ -12,6 +12,7 @@ from typing import Any
 import pika
 import pytest
 
+from tests.blackbox.crowd import Crowd
 from tests.blackbox.outsider import Api, Diary, Member, until
 from tests.conftest import Vhost
 
@@ -38,6 +39,12 @@ class Served:
             **environ,
         }
         self.process: subprocess.Popen[bytes] | None = None
+
+    def member(self, hostname: str) -> Any:
+        """What the group says of a member; empty where it is none."""
+        answer = self.api.get("/groups/default")
+        members = answer.body.get("members", []) if answer.status == 200 else []
+        return next((member for member in members if member["hostname"] == hostname), {})
 
     def start(self) -> "Served":
         """Returns at once; see `ready`."""
@@ -129,3 +136,11 @@ def members(vhost: Vhost, diary: Diary) -> Iterator[Callable[..., Member]]:
     yield join
     for member in joined:
         member.die()
+
+
+@pytest.fixture
+def crowd(vhost: Vhost, tmp_path: Path, channel: Any) -> Iterator[Crowd]:
+    """Members as processes, with messages for them; the source queue is there."""
+    gathered = Crowd(vhost.amqp_url, tmp_path / "crowd")
+    yield gathered
+    gathered.end()
