@@ -726,3 +726,127 @@ async def test_while_the_broker_takes_no_publishes_nothing_is_read(
         messages = await world.take("queue-a", await world.count("queue-a"))
         assert_ordered(messages)
         assert set(numbers(messages)) == set(range(1000))
+
+
+async def test_an_end_while_nobody_answers_is_quick(world: World, tcp_proxy: TcpProxy) -> None:
+    await world.make_router(tcp_proxy.url(world.vhost.amqp_url))
+    tcp_proxy.pause()
+    world.router.start()
+    world.run()
+    await until(lambda: tcp_proxy.accepted > 0)
+    world.router.finish()
+    assert world.running is not None
+    await asyncio.wait_for(world.running, 2)
+    assert world.control.error is None
+
+
+async def test_a_refused_login_is_told(world: World) -> None:
+    await world.make_router(world.vhost.amqp_url.replace("guest:guest", "guest:wrong"))
+    world.router.start()
+    world.run()
+    await until(lambda: "ACCESS_REFUSED" in (world.router.unready() or ""))
+
+
+@dataclass
+class Worker:
+    """Consumes a member's queue and writes down what it gets, while it lives."""
+
+    world: World
+    hostname: str
+    log: list[int]
+    connection: Connection | None = None
+
+    async def live(self) -> None:
+        self.connection = connection = await connect(self.world.url, name=self.hostname)
+        channel = await connection.open_channel()
+        await channel.qos(20)
+
+        def delivered(buf: bytes, spans: list[Span]) -> None:
+            self.log.extend(numbers([decode(buf, span) for span in spans]))
+            channel.ack(spans[-1][0], multiple=True)
+
+        await channel.consume(f"queue-{self.hostname}", delivered)
+
+    async def die(self) -> None:
+        assert self.connection is not None
+        await self.connection.close()
+        self.connection = None
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_order_is_kept_while_partitions_move_members_die_and_connections_break(
+    world: World, tcp_proxy: TcpProxy, seed: int
+) -> None:
+    random = Random(seed)
+    count = 12_000
+    await world.make_router(
+        tcp_proxy.url(world.vhost.amqp_url), backoff=0.02, fetch_prefetch=50, prefetch=500
+    )
+    log: list[int] = []
+    workers = {hostname: Worker(world, hostname, log) for hostname in "abc"}
+    await world.start(*workers)
+    router = world.router
+    owners = {number: "abc"[number % 3] for number in range(PARTITIONS)}
+    for worker in workers.values():
+        await worker.live()
+
+    async def publish() -> None:
+        for first in range(0, count, 200):
+            await world.publish(200, first)
+            await asyncio.sleep(0.05)
+
+    async def drain(hostname: str) -> None:
+        """Pause a member and wait for the proof that it has finished."""
+        router.pause(hostname)
+        for _ in range(1000):
+            session = router.session
+            empty = router.settled(hostname) and world.totals(f"queue-{hostname}") == (0, 0)
+            if empty and router.session == session and router.settled(hostname):
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"no proof: {router!r}")
+
+    publishing = asyncio.create_task(publish())
+    leftovers = 0
+    while not publishing.done():
+        hostname = random.choice("abc")
+        mine = [number for number, owner in owners.items() if owner == hostname]
+        others = [other for other in "abc" if other != hostname]
+        match random.randint(0, 4):
+            case 0 | 1:
+                await drain(hostname)
+                moves = {number: random.choice(others) for number in mine if random.random() < 0.5}
+                owners |= moves
+                router.assign(moves)
+                router.resume(hostname)
+            case 2:
+                tcp_proxy.cut()
+                await asyncio.sleep(random.random() / 5)
+            case 3:
+                router.pause(hostname)
+                await workers[hostname].die()
+                await until(lambda name=hostname: router.settled(name), what="settled")  # type: ignore[misc]
+                await asyncio.sleep(0.05)  # what its session had in flight is in its queue
+                moves = {number: random.choice(others) for number in mine}
+                owners |= moves
+                router.assign(moves, locked=True)
+                leftovers += 1
+                router.fetch(leftovers, f"queue-{hostname}", hostname)
+                if random.random() < 0.3:
+                    tcp_proxy.cut()
+                await until(lambda: bool(world.of(Fetched)), what="fetched")
+                world.events.clear()
+                router.unlock(moves)
+                await workers[hostname].live()
+                router.resume(hostname)
+            case 4:
+                await asyncio.sleep(random.random() / 5)
+    await publishing
+    await until(lambda: len(set(log)) == count, seconds=30, what="everything")
+    await world.source_is_empty()
+    last: dict[int, int] = {}
+    for number in dict.fromkeys(log):
+        assert last.get(number % 50, -1) < number
+        last[number % 50] = number
+    for worker in workers.values():
+        await worker.die()
