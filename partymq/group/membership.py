@@ -147,9 +147,9 @@ class Membership:
         if member.state is MemberState.PENDING:
             return False  # it says so when it is ready
         watch = self.watches[news.hostname]
-        lost = watch.exists is False or watch.bound is False
-        if member.queue is not None and watch.consumer_seen and not lost:
-            return False  # somebody listens in
+        usable = member.queue is not None and watch.exists is not False and watch.bound is not False
+        if usable and (watch.consumer_seen or now - watch.entered < self._timing.learn_queue):
+            return False  # somebody listens in, or an earlier incarnation has not ended yet
         self._use_queue(member, news.queue)
         self.changed = True
         if member.state is MemberState.SET_ASIDE and member.reason is SetAside.RETURNED:

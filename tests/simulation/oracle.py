@@ -8,8 +8,8 @@ For one key, with its messages numbered as they entered the source:
 * One at a time (promise 3): nobody begins while another member works on the same partition.
 * Without a fault nothing is begun twice (promise 4); at the end everything was finished (promise 1).
 
-Exempt is a member that the broker holds for dead: what it still does is not seen here. What is in a queue when
-its own client deletes it is the client's to lose.
+Exempt is a member that the broker holds for dead: what it still does is not seen here. What is in a queue
+when its own client deletes it is the client's to lose.
 """
 
 from collections.abc import Mapping
@@ -105,6 +105,8 @@ class Oracle:
     def lost(self, body: object, queue: str) -> None:
         """A queue ceased to be with a message in it."""
         if isinstance(body, Message):
+            if queue.startswith("partymq."):
+                self.fail("%s is lost with our own queue %s", body, queue)
             key = self.keys[body.partition]
             key.excused.add(body.number)
             if key.last == body.number:

@@ -17,7 +17,7 @@ BROKER_PATIENCE = (1.5, 2.5)
 """Seconds after which the broker gives up a process that says nothing."""
 
 AnswerTo = Callable[[Status | None], None]
-CallServer = Callable[["Pod", MemberCall, AnswerTo], None]
+CallServer = Callable[["Pod", MemberCall, AnswerTo, Callable[[], bool]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,12 @@ class Pod(Process):
     """A member.
 
     Args:
-        call: calls the server; the answer is None when none came in time.
+        call: calls the server; the answer is None when none came in time. The last argument says whether the
+            caller is still there.
         may_bind: whether nothing is on its way to it. A queue that is bound again in the millisecond in which
             a message comes back, while the next one is on its way already, would get that one first.
-        may_consume: whether its queue was not left half moved. A consumer that comes back in the moment in which
-            moving a leftover is interrupted would get its second half before anybody gets the first.
+        may_consume: whether its queue was not left half moved. A consumer that comes back in the moment in
+            which moving a leftover is interrupted would get its second half before anybody gets the first.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Pod(Process):
             if chain == self._chain:
                 self._ask(call, then)
 
-        self._call(self, call, answered)
+        self._call(self, call, answered, lambda: chain == self._chain)
 
     def _bind_call(self) -> None:
         self.ready = False
@@ -153,7 +154,7 @@ class Pod(Process):
             else:
                 self.timer(HEARTBEAT, self._beat, epoch)
 
-        self._call(self, Heartbeat(self.name), answered)
+        self._call(self, Heartbeat(self.name), answered, lambda: epoch == self._epoch)
 
     # -- its queue -----------------------------------------------------------------------------------------
 

@@ -195,7 +195,7 @@ class Schedule:
 
     # -- calls -----------------------------------------------------------------------------------------
 
-    def _call(self, pod: Pod, call: MemberCall, answer: AnswerTo) -> None:
+    def _call(self, pod: Pod, call: MemberCall, answer: AnswerTo, waits: Callable[[], bool]) -> None:
         self._requests += 1
         request_id = f"r{self._requests}"
         answered = False
@@ -211,7 +211,7 @@ class Schedule:
         self.world.after(self.world.lag(), self._arrives, command)
 
         def again() -> None:
-            if not answered:
+            if not answered and pod.life == life and waits():
                 self._arrives(command)
 
         self.world.after(CALL_TIMEOUT / 2, again)

@@ -79,7 +79,7 @@ class Term:
         self._calls: dict[str, deque[tuple[str, MemberCall, AnswerTo]]] = {}
         self._handovers: dict[int, Handover] = {}
         self._cancelled: set[int] = set()
-        self._moves: set[int] = set()
+        self._moves: dict[int, ev.Move] = {}
         self._busy = False
         self.over = False
         self._retiring = False
@@ -240,12 +240,12 @@ class Term:
                     router.unlock(handover.locked)
             case ev.Move(number, queue, hostname, unbind):
                 self.broker.declare(leftover_queue(DEFAULT_GROUP, number))
-                self._moves.add(number)
-                self._unbind(hostname, queue, unbind, partial(self._move, number, queue, hostname))
+                self._moves[number] = effect
+                self._unbind(hostname, queue, unbind, partial(self._move, effect))
             case ev.Fetch(number):
                 router.fetch(number, leftover_queue(DEFAULT_GROUP, number), "")
             case ev.CancelFetch(number):
-                self._moves.discard(number)
+                self._moves.pop(number, None)
                 router.cancel_fetch(number)
             case ev.Discard(number):
                 self.instance.timer(
@@ -262,26 +262,45 @@ class Term:
     def _routed(self, event: ev.Event) -> None:
         """What the router has to say; a move is a fetch to it."""
         if isinstance(event, ev.Fetched) and event.leftover in self._moves:
-            self._moves.remove(event.leftover)
+            del self._moves[event.leftover]
             event = ev.Moved(event.leftover)
         self.happened(event)
 
-    def _move(self, number: int, queue: str, hostname: str) -> None:
-        if number in self._moves and not self.over:
-            self.router.fetch(number, queue, hostname, into=leftover_queue(DEFAULT_GROUP, number))
+    def _move(self, move: ev.Move) -> None:
+        number = move.leftover
+        if self._moves.get(number) is move and not self.over:
+            self.router.fetch(number, move.queue, move.hostname, into=leftover_queue(DEFAULT_GROUP, number))
 
     def _unbind(self, hostname: str, queue: str, unbind: bool, then: Callable[[], None]) -> None:
-        """Remove a binding first, where it has to be."""
+        """Remove a binding first, where it has to be; never the only one that is of use."""
 
         def unbound() -> None:
-            if self.instance.holds_lease:
+            if self.over:
+                return
+            if not self.instance.holds_lease or not self._sighted():
+                self.instance.timer(0.1, unbound)
+            elif self._may_unbind(hostname, queue):
                 self.broker.unbind(queue, member_key(hostname))
                 self.instance.timer(self.world.lag(), then)
+            else:
+                self.instance.timer(0.1, unbound)
 
         if unbind:
             self.instance.timer(self.world.lag(), unbound)
         else:
             then()
+
+    def _may_unbind(self, hostname: str, queue: str) -> bool:
+        member = self.coordinator.state.members.get(hostname)
+        if member is None or member.queue is None or not self.broker.look(queue).consumers:
+            return True
+        bound = member.queue in self.broker.bindings.get(member_key(hostname), [])
+        return bound and self.broker.look(member.queue).consumers > 0
+
+    def _discard(self, queue: str) -> None:
+        if self.broker.look(queue).ready:
+            self.oracle.fail("%s is discarded with messages in it", queue)
+        self.broker.delete(queue)
 
     # -- looking -----------------------------------------------------------------------------------------
 
