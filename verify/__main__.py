@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="of disturbance (default: 600)")
     parser.add_argument("--seed", type=int, help="the same faults again (their moments differ a little)")
     parser.add_argument("--pause", type=float, default=3.0, help="seconds between two faults, on average")
-    parser.add_argument("--rate", type=float, default=300.0, help="messages a second")
+    parser.add_argument("--rate", type=float, default=250.0, help="messages a second")
     parser.add_argument("--planned", action="store_true", help="scaling and orderly restarts only")
     parser.add_argument("--keep", type=Path, help="folder for logs and notes; else they stay only on failure")
     options = parser.parse_args(arguments)

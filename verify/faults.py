@@ -102,7 +102,7 @@ class Faults:
 
     def _options(self) -> list[str]:
         choose = self._random.choice
-        options = [f"--work-ms={choose((0.5, 2, 5))}", f"--prefetch={choose((1, 10, 100))}"]
+        options = [f"--work-ms={choose((0.5, 1, 4))}", f"--prefetch={choose((1, 10, 100))}"]
         options += ["--silent"] * choose((0, 0, 1)) + ["--rebinds"] * choose((0, 1))
         return options
 

@@ -7,8 +7,10 @@ from itertools import pairwise
 
 from verify.notes import Note
 
-_AFTERLIFE = 15.0
-"""Seconds within which a member that was stopped for too long notices that its connection has gone."""
+_HEARTBEAT = 2.0
+"""Seconds: a member that stands still for less is not held for dead."""
+_AFTERLIFE = 5.0
+"""Seconds within which a member that was held for dead notices that its connection has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ def work_of(
     dead: list[tuple[float, float]] = []
     for since, until in stops:
         noticed = next((at for at in connected if until <= at <= until + _AFTERLIFE), None)
+        if until - since < _HEARTBEAT:
+            continue
         if noticed is not None or died <= until + _AFTERLIFE:
             dead.append((since, died if noticed is None else noticed))
 
@@ -110,6 +114,7 @@ def _check_key(key: int, count: int, works: list[Work], verdict: Verdict) -> Non
     waiting = sorted((work for work in works if work.finished), key=lambda work: work.ended)
     newest = 0
     at = 0
+    by_zombies = {work.seq for work in works if work.zombie and work.finished}
     real = [work for work in works if not work.zombie]
     for work in real:
         while at < len(waiting) and waiting[at].ended <= work.began:
@@ -120,7 +125,7 @@ def _check_key(key: int, count: int, works: list[Work], verdict: Verdict) -> Non
         if work.seq > newest:
             verdict.disorder.append(f"{work}, but {key}/{newest} was not finished")
     for earlier, later in pairwise(real):
-        if later.seq > earlier.seq + 1:
+        if later.seq > earlier.seq + 1 and later.seq - 1 not in by_zombies:
             verdict.gaps.append(f"{earlier} was followed by {later}")
     for index, work in enumerate(real):
         for later in real[index + 1 :]:

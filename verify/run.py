@@ -24,7 +24,7 @@ class Plan:
     seconds: float
     seed: int
     pause: float = 3.0
-    rate: float = 300.0
+    rate: float = 250.0
     planned: bool = False
 
 
@@ -73,7 +73,7 @@ def run(plan: Plan, folder: Path, log: Callable[[str], None]) -> Outcome:
             time.sleep(0.02)
         log("the faults end")
         faults.end_all()
-        if not any(pod.is_well for pod in world.pods):
+        for _ in range(_MEMBERS - sum(pod.is_well for pod in world.pods)):
             faults.join()
         counts = world.counts()
         stuck = _settle(world, sum(counts), faults, log)
