@@ -23,6 +23,8 @@ PartyMQError
 │   ├── UnknownGroup       no group of that name
 │   ├── GroupFull          no room for another member
 │   └── NoCoordinator      nobody answered in time; try again
+├── HandlerFailed          a handler failed for good, and the consumer was to stop then
+├── Undecodable            a message's body is not of the type that its handler asks for
 ├── ListenError            the HTTP API cannot listen on its address
 └── RequestError           an HTTP request that is not taken
     ├── BodyTooLarge       its body is over the limit
@@ -144,6 +146,14 @@ class GroupFull(GroupError):
 
 class NoCoordinator(GroupError):
     """No coordinator answered in time; the call can be repeated."""
+
+
+class HandlerFailed(PartyMQError):
+    """A handler failed for good, and `on_failure` is `stop`. The handler's error is the cause."""
+
+
+class Undecodable(PartyMQError):
+    """A message's body can't be decoded into the type that its handler asks for."""
 
 
 class ListenError(PartyMQError):

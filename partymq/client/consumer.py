@@ -1,0 +1,272 @@
+"""`Consumer`: the face of the library for members.
+
+consumer = Consumer("amqp://localhost", group="orders")
+
+@consumer.handler
+async def handle(message):
+    ...
+
+consumer.run()
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import structlog
+
+from partymq.amqp.url import BrokerUrl
+from partymq.client.handlers import Handle, is_async, make_handler
+from partymq.client.holdings import Holdings
+from partymq.client.hooks import Hook, Hooks
+from partymq.client.ownership import Ownership
+from partymq.client.runner import Runner
+from partymq.client.settings import ConsumerSettings
+from partymq.errors import ConfigError, HandlerFailed
+from partymq.group.names import DEFAULT_GROUP
+
+_FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
+_LEFT_WITHIN: Final = 10.0
+"""Seconds that leaving the group may take when no handler runs any more."""
+_SETTINGS: Final = frozenset(field.name for field in fields(ConsumerSettings))
+
+_log = structlog.get_logger(__name__)
+
+
+class Consumer:
+    """A member of a pull group: it owns some of the group's partitions, and handles their messages.
+
+    Messages of one key are handled one at a time and in order; different keys at the same time. A message is
+    acknowledged when its handler has returned. Handlers and hooks run in the consumer's event loop; plain
+    functions as handlers run in threads.
+
+    Args:
+        url: of the broker.
+        group: the group's name.
+        ownership: how it becomes an owner; normally by joining the group.
+        on_assigned, on_revoked, on_lost: see `Hooks`; also as decorators.
+        settings: those of `ConsumerSettings` by name; all others go to the membership.
+
+    Raises ConfigError where a setting is unknown or not possible.
+    """
+
+    def __init__(
+        self,
+        url: str | BrokerUrl,
+        *,
+        group: str = DEFAULT_GROUP,
+        ownership: Ownership | None = None,
+        on_assigned: Hook | None = None,
+        on_revoked: Hook | None = None,
+        on_lost: Hook | None = None,
+        **settings: Any,
+    ) -> None:
+        self.url = BrokerUrl.parse(url) if isinstance(url, str) else url
+        self.group = group
+        own = {name: settings.pop(name) for name in tuple(settings) if name in _SETTINGS}
+        self.settings = ConsumerSettings(**own)
+        if ownership is None:
+            ownership = _membership(self.url, group, settings)
+        elif settings:
+            raise ConfigError(
+                f"consumer of group {group}: unknown settings {', '.join(sorted(settings))};"
+                f" known are {', '.join(sorted(_SETTINGS))}"
+            )
+        self._ownership = ownership
+        self._hooks = Hooks(on_assigned, on_revoked, on_lost)
+        self._function: Handle | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._holdings: Holdings | None = None
+        self._runner: Runner | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._fatal: HandlerFailed | None = None
+        self._stopping: asyncio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"<Consumer of group {self.group}: partitions {self.partitions}>"
+
+    # Set-up ---------------------------------------------------------------------------------------
+
+    def handler(self, function: _FunctionT) -> _FunctionT:
+        """Decorator: this function handles the messages: `handle(message)`, or `handle(message, body: Type)`
+        to have the body decoded. Raises ConfigError where there is one already."""
+        if self._function is not None and self._function is not function:
+            raise ConfigError(f"group {self.group}: the consumer has a handler already: {self._function!r}")
+        self._function = function
+        return function
+
+    def on_assigned(self, hook: _FunctionT) -> _FunctionT:
+        """Decorator: awaited with the numbers of new partitions, before the first message of them."""
+        self._hooks.assigned = hook
+        return hook
+
+    def on_revoked(self, hook: _FunctionT) -> _FunctionT:
+        """Decorator: awaited with the numbers of partitions whose handlers have ended, before somebody else
+        gets them."""
+        self._hooks.revoked = hook
+        return hook
+
+    def on_lost(self, hook: _FunctionT) -> _FunctionT:
+        """Decorator: called with the numbers of partitions that are lost without having been handed over."""
+        self._hooks.lost = hook
+        return hook
+
+    # State ----------------------------------------------------------------------------------------
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions that are ours now."""
+        return self._holdings.numbers if self._holdings is not None else []
+
+    def describe(self) -> dict[str, Any]:
+        """What it is doing, for logs and for a health page."""
+        runner = self._runner
+        return {
+            "group": self.group,
+            "partitions": self.partitions,
+            "running": runner.lanes.running if runner else 0,
+            "keys": len(runner.lanes) if runner else 0,
+            "handled": runner.handled if runner else 0,
+            "retried": runner.retried if runner else 0,
+            "failed": runner.failed if runner else 0,
+        }
+
+    # Running --------------------------------------------------------------------------------------
+
+    def run(self, handle: Handle | None = None) -> None:
+        """Consumes until SIGTERM or SIGINT, then stops in good order (a second one cuts that short).
+
+        Blocks; makes an event loop of its own. Raises what `serve` raises.
+        """
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._run_with_signals(handle))
+
+    async def serve(self, handle: Handle | None = None) -> None:
+        """Consumes until `stop` is called. For programs that have an event loop already.
+
+        Raises HandlerFailed when a handler has failed for good and `on_failure` is `stop`, ConfigError, and
+        LoginRefused. When it is cancelled it stops in good order first.
+        """
+        self._start(handle)
+        await self.wait()
+
+    def stop(self) -> None:
+        """Has it stop in good order: running handlers get `stop_timeout` seconds. Returns at once."""
+        if self._stopping is not None:
+            self._stopping.set()
+
+    async def wait(self) -> None:
+        """Until it has stopped, by `stop` or by itself. Raises what `serve` raises."""
+        if self._running is None:
+            return
+        try:
+            await asyncio.shield(self._running)
+        except asyncio.CancelledError:
+            # The caller is cancelled: its messages are to be settled all the same.
+            self.stop()
+            await asyncio.wait([self._running])
+            raise
+
+    async def __aenter__(self) -> Self:
+        self._start(None)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if error is None:
+            await self.wait()
+        else:
+            with contextlib.suppress(Exception):
+                await self.wait()
+
+    # Inside ---------------------------------------------------------------------------------------
+
+    def _start(self, handle: Handle | None) -> None:
+        if handle is not None:
+            self.handler(handle)
+        if self._function is None:
+            raise ConfigError(f"group {self.group}: the consumer has no handler: use @consumer.handler")
+        if self._running is not None and not self._running.done():
+            raise ConfigError(f"group {self.group}: the consumer runs already")
+        if not is_async(self._function):
+            self._threads = ThreadPoolExecutor(self.settings.threads, f"partymq-{self.group}")
+        handler = make_handler(self._function, self._threads)
+        self._fatal = None
+        self._stopping = asyncio.Event()
+        self._runner = Runner(handler, self.group, self.settings, self._failed)
+        self._holdings = Holdings(self._runner, self.group, self.settings, self._hooks)
+        self._running = asyncio.create_task(self._work(self._holdings, self._stopping))
+
+    def _failed(self, error: HandlerFailed) -> None:
+        assert self._holdings is not None
+        self._holdings.start_nothing()
+        self._fatal = self._fatal or error
+        self.stop()
+
+    async def _work(self, holdings: Holdings, stopping: asyncio.Event) -> None:
+        joined = asyncio.create_task(self._ownership.run(holdings))
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait((joined, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not joined.done():
+                await self._leave(holdings, joined)
+            if not joined.cancelled():
+                joined.result()
+        finally:
+            stopped.cancel()
+            if not joined.done():
+                joined.cancel()
+                await asyncio.wait([joined])
+            await holdings.close()
+            if self._threads is not None:
+                self._threads.shutdown(wait=False, cancel_futures=True)
+                self._threads = None
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _leave(self, holdings: Holdings, joined: "asyncio.Task[None]") -> None:
+        self._ownership.leave()
+        done, _ = await asyncio.wait([joined], timeout=self.settings.stop_timeout)
+        if done:
+            return
+        _log.warning("handlers still run; they are cancelled", seconds=self.settings.stop_timeout)
+        holdings.cancel_handlers()
+        done, _ = await asyncio.wait([joined], timeout=_LEFT_WITHIN)
+        if not done:
+            _log.warning("the group could not be left in good order", seconds=_LEFT_WITHIN)
+            joined.cancel()
+            await asyncio.wait([joined])
+
+    async def _run_with_signals(self, handle: Handle | None) -> None:
+        self._start(handle)
+        loop = asyncio.get_running_loop()
+        asked = 0
+
+        def ask() -> None:
+            nonlocal asked
+            asked += 1
+            self.stop()
+            if asked > 1 and self._holdings is not None:
+                self._holdings.cancel_handlers()
+
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, ask)
+        try:
+            await self.wait()
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+def _membership(url: BrokerUrl, group: str, settings: dict[str, Any]) -> Ownership:
+    raise ConfigError(f"group {group}: no ownership was given")

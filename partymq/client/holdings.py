@@ -1,0 +1,179 @@
+"""The partitions that a consumer has now: opened when they are gained, emptied when they are revoked, dropped
+when they are lost. This is the `Owner` that an `Ownership` drives."""
+
+import asyncio
+from collections.abc import Collection, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from partymq.amqp.connection import Connection
+from partymq.client.hooks import Hooks
+from partymq.client.outlet import Outlet
+from partymq.client.ownership import Gain, Owned
+from partymq.client.partition import Partition
+from partymq.client.runner import Runner
+from partymq.client.settings import ConsumerSettings
+from partymq.errors import BrokerError
+from partymq.group.key import KeyFinder
+
+_FIRST_RETRY: Final = 0.1
+_LAST_RETRY: Final = 5.0
+"""Seconds until a queue that can't be consumed is tried again; doubled each time."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """How a partition is consumed."""
+
+    connection: Connection
+    finder: KeyFinder
+    prefetch: int
+
+
+class Holdings:
+    """See `Owner` for its promises."""
+
+    def __init__(self, runner: Runner, group: str, settings: ConsumerSettings, hooks: Hooks) -> None:
+        self._runner = runner
+        self._group = group
+        self._settings = settings
+        self._hooks = hooks
+        self._partitions: dict[int, Partition] = {}
+        self._connection: Connection | None = None
+        self._opening: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Holdings of group {self._group}: partitions {sorted(self._partitions)}>"
+
+    @property
+    def numbers(self) -> list[int]:
+        """The partitions that are ours."""
+        return sorted(self._partitions)
+
+    # Called by the ownership ----------------------------------------------------------------------
+
+    async def gained(self, gain: Gain) -> None:
+        """See `Owner`. Raises what the hook raises, too."""
+        if self._connection is not gain.connection:
+            self.lost(BrokerError("another connection has taken its place"))
+            self._connection = gain.connection
+            self._runner.outlet = Outlet(gain.connection, self._group)
+        await self._hooks.call_assigned([owned.number for owned in gain.partitions])
+        terms = _Terms(gain.connection, gain.key, self._settings.prefetch_of(gain.total))
+        opened = await asyncio.gather(
+            *(self._first_open(owned, terms) for owned in gain.partitions), return_exceptions=True
+        )
+        for error in opened:
+            if error is not None:
+                raise error
+
+    async def revoke(self, partitions: Collection[int]) -> None:
+        """See `Owner`."""
+        opening = [self._opening.pop(number) for number in partitions if number in self._opening]
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+        leaving = [self._partitions[number] for number in partitions if number in self._partitions]
+        for partition in leaving:
+            self._runner.lanes.drop(partition.stream)
+        self._runner.pump()
+        await asyncio.gather(*(partition.quiesce() for partition in leaving))
+        kept = [partition for partition in leaving if not partition.lost.is_set()]
+        await self._hooks.call_revoked([partition.owned.number for partition in kept])
+        await asyncio.gather(*(partition.close() for partition in kept))
+        for partition in leaving:
+            if self._partitions.get(partition.owned.number) is partition:
+                del self._partitions[partition.owned.number]
+
+    def lost(self, error: BrokerError) -> None:
+        """See `Owner`."""
+        for task in self._opening.values():
+            task.cancel()
+        self._opening.clear()
+        self._connection = self._runner.outlet = None
+        partitions, self._partitions = self._partitions, {}
+        self._lose(list(partitions.values()))
+
+    # Called by the consumer -----------------------------------------------------------------------
+
+    def start_nothing(self) -> None:
+        """No handler is started any more; what runs may end."""
+        for partition in self._partitions.values():
+            self._runner.lanes.drop(partition.stream)
+
+    def cancel_handlers(self) -> None:
+        """What still runs has had its time: it is cancelled, and its messages go back."""
+        self._lose([partition for partition in self._partitions.values() if not partition.lost.is_set()])
+
+    async def close(self) -> None:
+        """Waits for the hooks that are still running."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # Inside ---------------------------------------------------------------------------------------
+
+    async def _first_open(self, owned: Owned, terms: _Terms) -> None:
+        try:
+            await self._open(owned, terms)
+        except BrokerError as error:
+            if terms.connection.error is not None:
+                raise
+            self._retry(owned, error, terms)
+
+    async def _open(self, owned: Owned, terms: _Terms) -> None:
+        partition = Partition(
+            owned,
+            self._runner.lanes,
+            terms.finder,
+            terms.prefetch,
+            self._runner.pump,
+            lambda broken, error: self._broken(broken, error, terms),
+        )
+        self._partitions[owned.number] = partition
+        try:
+            await partition.open(terms.connection)
+        except BaseException:
+            self._runner.lose(partition)
+            raise
+
+    def _broken(self, partition: Partition, error: BrokerError, terms: _Terms) -> None:
+        """The broker does not let us consume its queue any more."""
+        if self._partitions.get(partition.owned.number) is partition and not partition.lost.is_set():
+            self._lose([partition])
+            self._retry(partition.owned, error, terms)
+
+    def _retry(self, owned: Owned, error: BrokerError, terms: _Terms) -> None:
+        _log.error("a partition can't be consumed", partition=owned.number, error=str(error))
+        self._opening[owned.number] = self._task(self._reopen(owned, terms))
+
+    async def _reopen(self, owned: Owned, terms: _Terms) -> None:
+        delay = _FIRST_RETRY
+        while terms.connection.error is None:
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LAST_RETRY)
+            try:
+                await self._hooks.call_assigned([owned.number])
+                await self._open(owned, terms)
+            except Exception as error:
+                _log.warning("a partition still can't be consumed", partition=owned.number, error=str(error))
+            else:
+                del self._opening[owned.number]
+                return
+
+    def _lose(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            self._runner.lose(partition)
+        numbers = [partition.owned.number for partition in partitions]
+        if numbers:
+            self._task(self._hooks.call_lost(numbers))
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

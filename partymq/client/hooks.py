@@ -1,0 +1,56 @@
+"""What a user is told about partitions that come and go."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+Hook = Callable[[Sequence[int]], Any]
+"""Gets the numbers of partitions; async or not."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Hooks:
+    """Attributes:
+    assigned: awaited before the first message of these partitions is handled; what it raises stops the
+        consumer, as handlers may rely on it.
+    revoked: awaited when their handlers have ended, before the next owner gets them; what it raises is
+        logged, and they are handed over nevertheless.
+    lost: called when they are not ours any more all of a sudden; what it raises is logged.
+    """
+
+    assigned: Hook | None = None
+    revoked: Hook | None = None
+    lost: Hook | None = None
+
+    async def call_assigned(self, partitions: Sequence[int]) -> None:
+        """Raises what the hook raises."""
+        if self.assigned is not None and partitions:
+            await _call(self.assigned, partitions)
+
+    async def call_revoked(self, partitions: Sequence[int]) -> None:
+        """Never raises an Exception."""
+        await _call_safely("on_revoked", self.revoked, partitions)
+
+    async def call_lost(self, partitions: Sequence[int]) -> None:
+        """Never raises an Exception."""
+        await _call_safely("on_lost", self.lost, partitions)
+
+
+async def _call(hook: Hook, partitions: Sequence[int]) -> None:
+    result = hook(sorted(partitions))
+    if inspect.isawaitable(result):
+        await result
+
+
+async def _call_safely(name: str, hook: Hook | None, partitions: Sequence[int]) -> None:
+    if hook is None or not partitions:
+        return
+    try:
+        await _call(hook, partitions)
+    except Exception as error:
+        _log.error(f"the hook {name} failed", partitions=sorted(partitions), exc_info=error)

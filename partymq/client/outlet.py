@@ -1,0 +1,79 @@
+"""Where messages go that are given up: published with a confirm, byte for byte, the reason in headers."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection
+from partymq.amqp.content import Returned, body_of, publish_frame, with_channel
+from partymq.amqp.publishing import Publishing
+from partymq.client.message import Raw
+from partymq.errors import CallTimeout, ChannelClosed
+from partymq.group.names import dead_letter_queue, own_exchange
+from partymq.router.contents import Fitter
+
+_CONFIRMED_WITHIN: Final = 30.0
+_NOT_FOUND: Final = 404
+
+
+class Outlet:
+    """The group's dead-letter queue, over one connection. Nothing is opened before the first message."""
+
+    def __init__(self, connection: Connection, group: str) -> None:
+        self._connection = connection
+        self._group = group
+        self._exchange = own_exchange(group)
+        self._opening = asyncio.Lock()
+        self._channel: Channel | None = None
+        self._publishing = Publishing()
+
+    async def dead_letter(self, raw: Raw, headers: Mapping[str, str]) -> None:
+        """Publishes the message to the dead-letter queue; it is there when this returns.
+
+        Raises BrokerError (it is not known then whether it is there), and ValueError where the message can't
+        be published at all.
+        """
+        await self._publish(dead_letter_queue(self._group), raw, headers)
+
+    async def _publish(self, queue: str, raw: Raw, headers: Mapping[str, str]) -> None:
+        connection = self._connection
+        async with self._opening:
+            if self._channel is None or self._channel.error is not None:
+                self._channel, self._publishing = await self._open()
+            channel, publishing = self._channel, self._publishing
+        limit = connection.frame_max
+        fitted = Fitter(channel.number, connection.username, limit, limit).fit(
+            with_channel(raw.content, channel.number), headers
+        )
+        if channel.error is not None:
+            raise channel.error
+        frame = publish_frame(channel.number, self._exchange, queue, mandatory=True)
+        future = publishing.sent(self._exchange, queue, body_of(fitted, 0, len(fitted)), True)
+        connection.write(frame + fitted)
+        try:
+            async with asyncio.timeout(_CONFIRMED_WITHIN):
+                await future
+        except TimeoutError:
+            raise CallTimeout(f"a message to {queue} was not confirmed in {_CONFIRMED_WITHIN:g} s") from None
+
+    async def _open(self) -> tuple[Channel, Publishing]:
+        queue = dead_letter_queue(self._group)
+        channel = await self._connection.open_channel()
+        try:
+            await channel.declare_queue(queue, passive=True)
+        except ChannelClosed as error:
+            if error.code != _NOT_FOUND:
+                raise
+            channel = await self._connection.open_channel()
+            await channel.declare_queue(queue, durable=True)
+        await channel.declare_exchange(self._exchange, "direct", durable=True)
+        await channel.bind_queue(queue, self._exchange, queue)
+        publishing = Publishing()
+        channel.on_closed(publishing.end)
+
+        def came_back(message: Returned) -> None:
+            publishing.returned(message)
+
+        await channel.select_confirms(publishing.confirmed, came_back)
+        return channel, publishing

@@ -1,0 +1,88 @@
+"""Who owns which partition: the seam between the data path and the coordination of the group.
+
+An `Ownership` knows the group: it connects, joins, and tells an `Owner` (the consumer) which partitions it
+gets and has to give up. The consumer only ever handles messages of partitions it was told it owns.
+
+The order of calls, of which an Ownership must keep the promises:
+
+* `gained` and `revoke` calls are awaited one after the other, in the order of the assignments;
+* a partition is reported as released only after `revoke` for it has returned: then its handlers have ended,
+  what they did is acknowledged, and the rest is back in its queue;
+* `lost` is called at once (synchronously) when the connection is gone; it ends a `gained` or `revoke` that is
+  under way (they raise BrokerError or return), and nothing is owned any more until the next `gained`.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from partymq.amqp.connection import Connection
+from partymq.errors import BrokerError
+from partymq.group.key import KeyFinder
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A partition that is ours.
+
+    Attributes:
+        number: the partition.
+        queue: its queue, which is there, with a single active consumer.
+        token: its fencing token.
+    """
+
+    number: int
+    queue: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """Partitions that have become ours.
+
+    Attributes:
+        connection: to consume on; the same for all partitions until it is lost.
+        partitions: the new ones.
+        total: the group's number of partitions; bounds the prefetch of each.
+        key: finds the key of a message: `group.key.make_finder(rule)`; where the router has been in between,
+            `router.contents.leftover_finder(rule)`, as it moves some keys to a header.
+    """
+
+    connection: Connection
+    partitions: Sequence[Owned]
+    total: int
+    key: KeyFinder
+
+
+class Owner(Protocol):
+    """What an Ownership drives: the consumer."""
+
+    async def gained(self, gain: Gain) -> None:
+        """Begins to consume; returns when the broker knows all the consumers.
+
+        Raises BrokerError when the connection is lost meanwhile. A queue that can't be consumed is tried
+        again and again for as long as its partition is owned.
+        """
+
+    async def revoke(self, partitions: Collection[int]) -> None:
+        """Gives partitions up: starts nothing more, waits for what is running (as long as that takes),
+        acknowledges it, and gives the rest back. Those that are not owned are passed over. Never raises a
+        BrokerError: a connection that is lost meanwhile has given them up as well."""
+
+    def lost(self, error: BrokerError) -> None:
+        """The connection is gone, and all partitions with it. Idempotent."""
+
+
+class Ownership(Protocol):
+    """Membership of a group."""
+
+    async def run(self, owner: Owner) -> None:
+        """Joins the group and keeps `owner` informed, over lost connections too, until `leave` is called;
+        then has it give up everything, leaves the group, closes its connections and returns.
+
+        Raises ConfigError, LoginRefused and the like where no trying again helps. When it is cancelled it
+        cuts its connections and calls `owner.lost`.
+        """
+
+    def leave(self) -> None:
+        """Has `run` end in good order. Idempotent, returns at once."""

@@ -1,0 +1,145 @@
+"""One partition that is ours: its channel, what comes in on it, and the acknowledgements that go out."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.codec import OnDeliveries
+from partymq.amqp.connection import Connection
+from partymq.amqp.content import Span, routing_key_at
+from partymq.client.lanes import Item, Lanes, Stream
+from partymq.client.message import Lost, Raw
+from partymq.client.ownership import Owned
+from partymq.errors import BrokerError, CallTimeout, ChannelClosed
+from partymq.group.key import HeaderKey, KeyFinder
+
+_CLOSED_WITHIN: Final = 10.0
+"""Seconds that the broker gets to close a channel."""
+
+
+class Partition:
+    """A partition from `open` until it is given up or lost; for another time there is another one.
+
+    Attributes:
+        owned: which one, its queue and its fencing token.
+        stream: what it has delivered.
+        lost: set when it is not ours any more although its handlers have not ended.
+        prefetch: messages at most that are delivered and not acknowledged.
+        dirty: whoever flushes knows that there is something.
+        pending: messages handled since the last flush.
+
+    Args:
+        lanes: where its messages go.
+        finder: finds their keys.
+        on_messages: called when there are new ones.
+        on_broken: called when the broker has closed its channel or cancelled its consumer.
+    """
+
+    def __init__(
+        self,
+        owned: Owned,
+        lanes: Lanes,
+        finder: KeyFinder,
+        prefetch: int,
+        on_messages: Callable[[], None],
+        on_broken: "Callable[[Partition, BrokerError], None]",
+    ) -> None:
+        self.owned = owned
+        self.stream = Stream(self)
+        self.lost = Lost()
+        self.prefetch = prefetch
+        self.dirty = False
+        self.pending = 0
+        self._lanes = lanes
+        self._finder = finder
+        self._on_messages = on_messages
+        self._on_broken = on_broken
+        self._connection: Connection | None = None
+        self._channel: Channel | None = None
+        self._idle = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Partition {self.owned.number}: {self.stream!r}>"
+
+    async def open(self, connection: Connection) -> None:
+        """Begins to consume. Raises BrokerError; then it is to be lost."""
+        self._connection = connection
+        channel = self._channel = await connection.open_channel()
+        await channel.qos(self.prefetch)
+        await channel.consume(self.owned.queue, self._receiver(), on_cancel=self._cancelled)
+        channel.on_closed(self._closed)
+
+    def ended(self) -> None:
+        """To be called when a handler has ended: whoever gives the partition up may be waiting for that."""
+        if self.stream.dropped and not self.stream.running:
+            self._idle.set()
+
+    def flush(self, *, all_now: bool = False) -> bool:
+        """Acknowledges what may be; whether there is something left for the next time."""
+        self.pending = 0
+        upto, alone = self.stream.acks(all_now=all_now)
+        channel = self._channel
+        if channel is None or channel.error is not None:
+            return False
+        if upto:
+            channel.ack(upto, multiple=True)
+        if alone:
+            channel.ack_many(alone)
+        return self.stream.done
+
+    async def quiesce(self) -> None:
+        """Starts nothing more, and waits until what is running has ended."""
+        self._lanes.drop(self.stream)
+        self.ended()
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Acknowledges what is done, and gives everything else back, in order: by closing the channel, as
+        cancelling the consumer before would let the next owner have later messages first. The broker has done
+        all of that when this returns. Never raises a BrokerError."""
+        self.flush(all_now=True)
+        if self._channel is None or self._connection is None:
+            return
+        try:
+            await self._channel.close(_CLOSED_WITHIN)
+        except CallTimeout as error:
+            # Not closed means not given back: nobody may be told that it is.
+            self._connection.abort(error)
+
+    def lose(self) -> list[Item]:
+        """It is not ours any more: answers the items whose handlers are still running."""
+        running = self._lanes.forget(self.stream)
+        self.lost.set()
+        self._idle.set()
+        if self._channel is not None:
+            self._channel.shut()
+        return running
+
+    # Inside ---------------------------------------------------------------------------------------
+
+    def _receiver(self) -> OnDeliveries:
+        stream, add, find = self.stream, self._lanes.add, self._finder.find
+        by_header = isinstance(self._finder, HeaderKey)
+
+        def receive(buf: bytes, spans: list[Span]) -> None:
+            if stream.dropped:
+                return
+            for tag, method_at, header_at, end in spans:
+                # A copy, so that one slow message does not keep a whole read in memory.
+                data = buf[method_at:end]
+                at = header_at - method_at
+                key = find(data, at, end - method_at, b"" if by_header else routing_key_at(data, 0))
+                add(Item(stream, tag, key, Raw(data, at)))
+            self._on_messages()
+
+        return receive
+
+    def _cancelled(self) -> None:
+        self._on_broken(
+            self, ChannelClosed(404, f"the broker cancelled the consumer of {self.owned.queue}: is it gone?")
+        )
+
+    def _closed(self, error: BrokerError) -> None:
+        if not self.stream.dropped and isinstance(error, ChannelClosed) and error.code != 200:
+            self._on_broken(self, error)
