@@ -204,15 +204,15 @@ class TcpProxy:
                     return
                 budget = self._budget[direction]
                 if budget is not None and len(block) >= budget:
-                    writer.write(block[:budget])
                     self._counted[direction] += budget
+                    writer.write(block[:budget])
                     await writer.drain()
                     self._cut(spared=writer)
                     return
                 if budget is not None:
                     self._budget[direction] = budget - len(block)
-                writer.write(block)
                 self._counted[direction] += len(block)
+                writer.write(block)
                 await writer.drain()
 
     def _call(self, function: Callable[..., _T], *arguments: object) -> _T:
