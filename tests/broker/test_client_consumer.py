@@ -1,0 +1,447 @@
+"""The consumer's data path against a real broker, with partitions that are given to it by hand."""
+
+import asyncio
+import random
+import signal
+import sys
+import textwrap
+import threading
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+from pamqp.commands import Basic
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection, connect
+from partymq.amqp.content import decode
+from partymq.amqp.url import BrokerUrl
+from partymq.client.consumer import Consumer
+from partymq.client.failure import RetryPolicy
+from partymq.client.message import Message
+from partymq.client.ownership import Owned
+from partymq.client.testing import StaticOwnership
+from partymq.errors import ChannelClosed, ConfigError, HandlerFailed
+from partymq.group.names import dead_letter_queue
+from partymq.group.partitioner import partition_of
+from tests.conftest import Vhost
+
+GROUP = "orders"
+
+
+class Partitions:
+    """Partition queues, and somebody who publishes to them and looks into them."""
+
+    def __init__(self, url: str, connection: Connection, channel: Channel) -> None:
+        self.url = url
+        self.connection = connection
+        self.channel = channel
+        self.owned: list[Owned] = []
+
+    async def declare(self, number: int, kind: str) -> None:
+        queue = f"q.{number}"
+        await self.channel.declare_queue(
+            queue, durable=True, arguments={"x-queue-type": kind, "x-single-active-consumer": True}
+        )
+        self.owned.append(Owned(number, queue, 100 + number))
+
+    async def publish(self, key: str | None, body: str, **properties: Any) -> None:
+        number = partition_of((key or "").encode(), len(self.owned))
+        headers = {"partitionKey": key} if key is not None else {}
+        await self.channel.publish(
+            "", self.owned[number].queue, body.encode(), Basic.Properties(headers=headers, **properties)
+        )
+
+    async def left(self) -> list[str]:
+        """Takes out what is ready, in order; nobody consumes now. (No basic.get: quorum queues with a single
+        active consumer do not know it.)"""
+        bodies: list[str] = []
+        for owned in self.owned:
+            await self.channel.publish("", owned.queue, b"the end")
+            tag = await self.channel.consume(
+                owned.queue,
+                lambda buf, spans: bodies.extend(decode(buf, span).body.decode() for span in spans),
+                no_ack=True,
+            )
+            await until(lambda: "the end" in bodies)
+            bodies.remove("the end")
+            await self.channel.cancel(tag)
+        return bodies
+
+    async def dead(self) -> list[Any]:
+        found = []
+        while (message := await self.channel.get(dead_letter_queue(GROUP), no_ack=True)) is not None:
+            found.append(message)
+        return found
+
+    def consumer(self, handle: Callable[..., Any], **settings: Any) -> tuple[Consumer, StaticOwnership]:
+        ownership = StaticOwnership(settings.pop("url", self.url), self.owned)
+        settings.setdefault("retry", RetryPolicy(first_delay=0.01, max_attempts=3))
+        consumer = Consumer(self.url, group=GROUP, ownership=ownership, **settings)
+        consumer.handler(handle)
+        return consumer, ownership
+
+
+@pytest.fixture(params=["classic", "quorum"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def opened(vhost: Vhost) -> AsyncIterator[Partitions]:
+    connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
+    channel = await connection.open_channel()
+    await channel.select_confirms()
+    yield Partitions(vhost.amqp_url, connection, channel)
+    await connection.close()
+
+
+@pytest.fixture
+async def partitions(opened: Partitions) -> Partitions:
+    for number in range(2):
+        await opened.declare(number, "classic")
+    return opened
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_messages_of_a_key_come_one_at_a_time_in_order_and_those_of_others_beside_them(
+    opened: Partitions, kind: str
+):
+    for number in range(3):
+        await opened.declare(number, kind)
+    seen: dict[str, list[int]] = defaultdict(list)
+    running: set[str] = set()
+    most = 0
+
+    async def handle(message: Message) -> None:
+        nonlocal most
+        assert message.key is not None
+        assert message.key not in running
+        assert message.partition == partition_of(message.key.encode(), 3)
+        assert message.fencing_token == 100 + message.partition
+        running.add(message.key)
+        most = max(most, len(running))
+        await asyncio.sleep(random.random() * 0.003)
+        running.discard(message.key)
+        seen[message.key].append(int(message.body))
+
+    for number in range(20):
+        for key in "abcdefgh":
+            await opened.publish(key, str(number))
+    consumer, _ = opened.consumer(handle)
+    async with consumer:
+        await until(lambda: sum(map(len, seen.values())) == 160)
+    assert seen == {key: list(range(20)) for key in "abcdefgh"}
+    assert most > 3
+    assert await opened.left() == []
+
+
+async def test_a_slow_key_holds_back_only_itself(opened: Partitions):
+    await opened.declare(0, "classic")
+    release = asyncio.Event()
+    seen: list[str] = []
+
+    async def handle(message: Message) -> None:
+        if message.key == "slow":
+            await release.wait()
+        seen.append(message.body.decode())
+
+    for number in range(2):
+        await opened.publish("slow", f"slow {number}")
+    for number in range(40):
+        await opened.publish(f"key-{number % 7}", str(number))
+    consumer, _ = opened.consumer(handle, prefetch_per_partition=10, concurrency=4)
+    async with consumer:
+        await until(lambda: len(seen) == 40)
+        release.set()
+        await until(lambda: len(seen) == 42)
+    assert seen[40:] == ["slow 0", "slow 1"]
+    assert await opened.left() == []
+
+
+async def test_a_failing_message_is_tried_again_then_dead_lettered_and_its_key_goes_on(
+    partitions: Partitions,
+):
+    seen: list[tuple[str, int]] = []
+
+    async def handle(message: Message) -> None:
+        seen.append((message.body.decode(), message.attempt))
+        if message.body == b"bad":
+            raise ValueError("not this one")
+
+    for body in ("before", "bad", "after"):
+        await partitions.publish("a", body, message_id="m1", content_type="text/plain")
+    consumer, _ = partitions.consumer(handle)
+    async with consumer:
+        await until(lambda: len(seen) == 5)
+    assert seen == [("before", 1), ("bad", 1), ("bad", 2), ("bad", 3), ("after", 1)]
+    assert await partitions.left() == []
+    (dead,) = await partitions.dead()
+    assert (dead.body, dead.properties.message_id, dead.properties.content_type) == (
+        b"bad",
+        "m1",
+        "text/plain",
+    )
+    headers = dead.properties.headers
+    assert headers["partitionKey"] == headers["x-partymq-key"] == "a"
+    assert headers["x-partymq-partition"] == str(partition_of(b"a", 2))
+    assert headers["x-partymq-reason"] == "failed"
+    assert headers["x-partymq-error"] == "ValueError: not this one"
+    assert "not this one" in headers["x-partymq-traceback"]
+    assert headers["x-partymq-attempts"] == "3"
+
+
+async def test_a_body_that_cannot_be_decoded_is_dead_lettered_at_once(partitions: Partitions):
+    seen: list[dict[str, int]] = []
+
+    async def handle(message: Message, order: dict[str, int]) -> None:
+        seen.append(order)
+
+    await partitions.publish("a", "no json")
+    await partitions.publish("a", '{"amount": 7}')
+    consumer, _ = partitions.consumer(handle, on_failure="stop")
+    async with consumer:
+        await until(lambda: seen == [{"amount": 7}])
+    (dead,) = await partitions.dead()
+    assert dead.properties.headers["x-partymq-reason"] == "undecodable"
+    assert "not JSON" in dead.properties.headers["x-partymq-error"]
+
+
+async def test_a_consumer_can_stop_at_a_message_that_fails_and_leaves_it_in_its_place(
+    opened: Partitions, kind: str
+):
+    await opened.declare(0, kind)
+    seen: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        seen.append(message.body)
+        if message.body == b"bad":
+            raise ValueError("not this one")
+
+    for body in ("before", "bad", "after", "later"):
+        await opened.publish("a", body)
+    consumer, _ = opened.consumer(handle, on_failure="stop", retry=RetryPolicy(max_attempts=1))
+    with pytest.raises(HandlerFailed, match="not this one"):
+        await consumer.serve()
+    assert seen == [b"before", b"bad"]
+    assert await opened.left() == ["bad", "after", "later"]
+
+
+async def test_a_revoked_partition_finishes_what_runs_and_gives_the_rest_back_in_order(
+    opened: Partitions, kind: str
+):
+    await opened.declare(0, kind)
+    release = asyncio.Event()
+    begun: list[bytes] = []
+    told: list[Any] = []
+
+    async def handle(message: Message) -> None:
+        begun.append(message.body)
+        if message.body != b"2":
+            await release.wait()
+
+    async def revoked(numbers: Sequence[int]) -> None:
+        told.append(("revoked", numbers, release.is_set()))
+
+    for number, key in enumerate("abcabcabcx"):
+        await opened.publish(key, str(number))
+    consumer, ownership = opened.consumer(
+        handle, on_assigned=lambda numbers: told.append(("assigned", numbers)), on_revoked=revoked
+    )
+    async with consumer:
+        await until(lambda: len(begun) == 5)
+        assert sorted(begun) == [b"0", b"1", b"2", b"5", b"9"]
+        assert ownership.owner is not None
+        revoking = asyncio.create_task(ownership.owner.revoke([0, 7]))
+        await asyncio.sleep(0.05)
+        assert not revoking.done()
+        release.set()
+        await revoking
+        assert consumer.partitions == []
+        assert told == [("assigned", [0]), ("revoked", [0], True)]
+        assert await opened.left() == ["3", "4", "6", "7", "8"]
+    assert len(begun) == 5
+
+
+async def test_a_lost_connection_cancels_handlers_and_the_messages_come_again(
+    opened: Partitions, tcp_proxy: Any
+):
+    await opened.declare(0, "classic")
+    seen: list[Message] = []
+    ended: list[str] = []
+    told: list[Any] = []
+
+    async def handle(message: Message) -> None:
+        seen.append(message)
+        if len(seen) == 1:
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                assert message.lost.is_set()
+                await asyncio.sleep(0.3)  # It takes its time; its key waits for that.
+                ended.append("cancelled")
+                raise
+        ended.append("handled")
+
+    await opened.publish("a", "one")
+    await opened.publish("a", "two")
+    consumer, ownership = opened.consumer(
+        handle, url=tcp_proxy.url(opened.url), on_lost=lambda numbers: told.append(numbers)
+    )
+    async with consumer:
+        await until(lambda: len(seen) == 1)
+        assert ownership.connection is not None
+        ownership.connection.abort()
+        await until(lambda: len(ended) == 3)
+    assert ended == ["cancelled", "handled", "handled"]
+    assert [(message.body, message.lost.is_set()) for message in seen] == [
+        (b"one", True),
+        (b"one", False),
+        (b"two", False),
+    ]
+    assert seen[1].redelivered
+    assert told == [[0]]
+    assert await opened.left() == []
+
+
+async def test_plain_functions_run_in_so_many_threads(partitions: Partitions):
+    together = threading.Barrier(3)
+    seen: list[int] = []
+
+    def handle(message: Message) -> None:
+        together.wait(5)
+        seen.append(int(message.body))
+
+    for number in range(9):
+        await partitions.publish(None, str(number))
+    consumer, _ = partitions.consumer(handle, threads=3)
+    async with consumer:
+        await until(lambda: len(seen) == 9)
+        assert consumer.describe()["failed"] == 0
+    assert await partitions.left() == []
+
+
+async def test_a_queue_that_was_deleted_is_consumed_again_when_it_is_back(opened: Partitions):
+    await opened.declare(0, "classic")
+    seen: list[bytes] = []
+    told: list[str] = []
+
+    async def handle(message: Message) -> None:
+        seen.append(message.body)
+
+    consumer, ownership = opened.consumer(
+        handle, on_assigned=lambda _: told.append("assigned"), on_lost=lambda _: told.append("lost")
+    )
+    async with consumer:
+        await ownership.assigned.wait()
+        await opened.channel.delete_queue("q.0")
+        await until(lambda: "lost" in told)
+        opened.owned.clear()
+        await opened.declare(0, "classic")
+        await opened.publish("a", "back")
+        await until(lambda: seen == [b"back"])
+        assert consumer.partitions == [0]
+    assert told[:3] == ["assigned", "lost", "assigned"]
+
+
+async def test_handlers_that_do_not_end_in_time_are_cancelled_when_it_stops(opened: Partitions):
+    await opened.declare(0, "classic")
+    begun = asyncio.Event()
+    cancelled = asyncio.Event()
+
+    async def handle(message: Message) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    await opened.publish("a", "one")
+    consumer, _ = opened.consumer(handle, stop_timeout=0.1)
+    async with asyncio.timeout(5):
+        async with consumer:
+            await begun.wait()
+    assert cancelled.is_set()
+    assert await opened.left() == ["one"]
+
+
+async def test_a_hook_that_fails_before_the_first_message_stops_the_consumer(partitions: Partitions):
+    def assigned(_: Sequence[int]) -> None:
+        raise OSError("no state")
+
+    async def handle(message: Message) -> None: ...
+
+    consumer, _ = partitions.consumer(handle, on_assigned=assigned)
+    with pytest.raises(OSError, match="no state"):
+        await consumer.serve()
+
+
+async def test_a_consumer_is_refused_what_it_cannot_do(partitions: Partitions):
+    async def handle(message: Message) -> None: ...
+
+    with pytest.raises(ConfigError, match="colour"):
+        partitions.consumer(handle, colour="red")
+    consumer, _ = partitions.consumer(handle)
+    with pytest.raises(ConfigError, match="handler already"):
+        consumer.handler(lambda message: None)
+    async with consumer:
+        with pytest.raises(ConfigError, match="runs already"):
+            await consumer.serve()
+
+
+PROGRAM = """
+    import asyncio, sys
+    from partymq.client.consumer import Consumer
+    from partymq.client.ownership import Owned
+    from partymq.client.testing import StaticOwnership
+
+    url = sys.argv[1]
+    consumer = Consumer(url, group="orders", ownership=StaticOwnership(url, [Owned(0, "q.0", 1)]))
+
+    @consumer.handler
+    async def handle(message):
+        print("begun", flush=True)
+        await asyncio.sleep(0.5)
+        print("ended", flush=True)
+
+    consumer.run()
+    print("stopped", flush=True)
+"""
+
+
+async def test_run_ends_in_good_order_by_sigterm(opened: Partitions):
+    await opened.declare(0, "classic")
+    await opened.publish("a", "one")
+    await opened.publish("a", "two")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", textwrap.dedent(PROGRAM), opened.url, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        assert await process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGTERM)
+        rest = await process.stdout.read()
+        assert await process.wait() == 0
+    assert rest == b"ended\nstopped\n"
+    assert await opened.left() == ["two"]
+
+
+async def test_a_dead_letter_queue_that_is_gone_is_declared(partitions: Partitions):
+    async def handle(message: Message) -> None:
+        raise ValueError("no")
+
+    channel = await partitions.connection.open_channel()
+    with pytest.raises(ChannelClosed, match="NOT_FOUND"):
+        await channel.declare_queue(dead_letter_queue(GROUP), passive=True)
+    consumer, _ = partitions.consumer(handle, retry=RetryPolicy(max_attempts=1))
+    await partitions.publish("a", "one")
+    async with consumer:
+        await until(lambda: consumer.describe()["failed"] == 1)
+    assert [message.body for message in await partitions.dead()] == [b"one"]
