@@ -510,23 +510,26 @@ class Coordinator:
         run = any(member.state is MemberState.READY for member in self.state.members.values())
         if run and not self._running:
             self._out.append(Start())
-        self._work_on_leftovers(self.state.leftovers if run else [])
+        self._move_leftovers()
+        self._fetch_leftovers(run)
         if self._running and not run:
             self._out.append(Stop())
         self._running = run
 
-    def _work_on_leftovers(self, leftovers: list[Leftover]) -> None:
-        """Move and fetch them, and give up what can't be gone on with."""
-        unbind = {left.number: self._has_other_queue(left) for left in leftovers if not left.moved}
+    def _move_leftovers(self) -> None:
+        """Move what was left, whether or not there is anybody to receive it."""
+        unmoved = [left for left in self.state.leftovers if not left.moved]
+        unbind = {left.number: self._has_other_queue(left) for left in unmoved}
         for number in [number for number, done in self._moving.items() if unbind.get(number) != done]:
             del self._moving[number]
             self._out.append(CancelFetch(number))
-        for left in leftovers:
-            if not left.moved and left.number not in self._moving:
+        for left in unmoved:
+            if left.number not in self._moving:
                 self._moving[left.number] = unbind[left.number]
                 self._out.append(Move(left.number, left.queue, left.hostname, unbind[left.number]))
 
-        fetch = self._leftover_to_fetch(leftovers)
+    def _fetch_leftovers(self, run: bool) -> None:
+        fetch = self._leftover_to_fetch() if run else None
         if self._fetching is not None and fetch != self._fetching:
             self._out.append(CancelFetch(self._fetching))
             self._fetching = None
@@ -539,12 +542,12 @@ class Coordinator:
         member = self.state.members.get(leftover.hostname)
         return member is not None and member.queue not in (None, leftover.queue)
 
-    def _leftover_to_fetch(self, leftovers: list[Leftover]) -> int | None:
+    def _leftover_to_fetch(self) -> int | None:
         """One that its owners can receive now, and with nothing newer for the same partitions."""
         waiting: set[int] = set()
         possible: list[int] = []
         members = self.state.members
-        for leftover in reversed(leftovers):
+        for leftover in reversed(self.state.leftovers):
             owners = [self.state.partitions[number].owner for number in leftover.partitions]
             if (
                 leftover.moved

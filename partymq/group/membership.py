@@ -262,6 +262,10 @@ class Membership:
             case MemberState.REBINDING:
                 if now - watch.entered >= self._timing.pending_expires_after:
                     return True
+            case MemberState.SET_ASIDE:
+                # Nothing it does by itself will help; told to bind again, it will bind its queue again, too.
+                if member.reason is SetAside.RETURNED and now - watch.entered >= self._timing.expires_after:
+                    return True
             case MemberState.LEAVING | MemberState.LOST:
                 return False
         return now - watch.heard >= self._timing.expires_after

@@ -58,3 +58,37 @@ def leftover_queue(group: str, number: int) -> str:
 def source_queue(group: str) -> str:
     """The source where PartyMQ binds a queue of its own to an existing exchange."""
     return f"partymq.{group}.q.source"
+
+
+# Pull groups ----------------------------------------------------------------------------------------
+
+
+def partition_queue(group: str, layout: int, partition: int) -> str:
+    """The queue of a partition. The first layout's names have no number of the layout in them."""
+    version = "" if layout == 1 else f"v{layout}."
+    return f"partymq.{group}.q.{version}partition-{partition}"
+
+
+def partition_key(layout: int, partition: int) -> str:
+    """The routing key with which a partition's queue is bound to the write exchange."""
+    return f"{layout}.{partition}"
+
+
+def settings_queue(group: str) -> str:
+    """Holds the settings of a pull group, in one message."""
+    return f"partymq.{group}.q.settings"
+
+
+def settings_lock(group: str) -> str:
+    """A queue that is exclusive to the connection that writes the settings; gone otherwise."""
+    return f"partymq.{group}.q.settings-lock"
+
+
+def parked_queue(group: str) -> str:
+    """Messages of keys that are parked, in order, until somebody releases them."""
+    return f"partymq.{group}.q.parked"
+
+
+def hash_exchange(group: str) -> str:
+    """The consistent-hash exchange of a pull group whose publishers know nothing of partitions."""
+    return f"partymq.{group}.ex.hash"

@@ -121,12 +121,17 @@ class RouterModel:
     def stop(self) -> None:
         self.running = False
         self._end_session("stop")
-        for fetch in self.fetches:
-            fetch.active = False  # what is under way is confirmed and acked
+        self._give_up(fetch for fetch in self.fetches if fetch.into is None)
 
     def finish(self) -> None:
         """Stop for good, see `quiet`."""
         self.stop()
+        self._give_up(self.fetches)
+
+    @staticmethod
+    def _give_up(fetches: Iterable[Fetch]) -> None:
+        for fetch in fetches:
+            fetch.active = False  # what is under way is confirmed and acked
 
     def pause(self, hostname: str) -> None:
         self.paused.add(hostname)

@@ -345,7 +345,9 @@ class Schedule:
     def _leave(self) -> None:
         if self.kind != "faults" and sum(pod.alive and not pod.leaving for pod in self.pods) < 2:
             return
-        self._some_pod().leave()
+        pod = self._some_pod()
+        if self.kind != "blind" or pod.ready:  # else it would not consume what is on its way to it
+            pod.leave()
 
     def _restart_pod(self) -> None:
         pod = self._some_pod()
