@@ -1,0 +1,323 @@
+"""What a pull group has in the broker: its settings, a queue for each partition, the exchanges before them.
+
+Whoever comes first creates it: everything is declared, then the settings are written; so where there are
+settings, there is all the rest. Who comes later reads the settings, and compares. Who writes holds a lock: a
+queue that is exclusive to one connection and goes with it.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+from pamqp.commands import Basic
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection
+from partymq.amqp.content import Message
+from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ConnectionLost
+from partymq.group.key import KeyFinder, make_finder
+from partymq.group.layout import GroupLayout
+from partymq.group.names import (
+    coordinator_queue,
+    dead_letter_queue,
+    hash_exchange,
+    own_exchange,
+    parked_queue,
+    settings_lock,
+    settings_queue,
+    state_queue,
+    write_exchange,
+)
+from partymq.router.contents import leftover_finder
+
+_NOT_FOUND: Final = 404
+_LOCKED: Final = 405
+_PRECONDITION_FAILED: Final = 406
+
+_DELIVERY_LIMIT: Final = 1_000_000
+"""RabbitMQ 4 drops a message of a quorum queue after 20 deliveries by default; and with a limit, what is
+given back keeps its place."""
+_WRITE_ANEW: Final = 100_000
+"""Reads after which the settings message is written anew, long before the delivery limit drops it."""
+
+_LOOKS: Final = 6
+_BETWEEN_LOOKS: Final = 0.02
+"""The settings are not there while somebody else reads them: so often, and so many seconds apart on average,
+are they looked for before they are taken for missing."""
+_LOCK_WITHIN: Final = 120.0
+"""Seconds to wait for whoever writes the settings: declaring thousands of quorum queues takes its time."""
+_HASH: Final = "x-consistent-hash"
+_PLUGIN: Final = "rabbitmq_consistent_hash_exchange"
+
+_log = structlog.get_logger(__name__)
+
+
+async def agree(connection: Connection, group: str, wish: Mapping[str, Any] | None = None) -> GroupLayout:
+    """The group's layout; the group is created where it is not there.
+
+    Args:
+        wish: settings (`partitions`, `queue_type`, `ingress`, `key`) that the group must have.
+
+    Raises ConfigError where it has others (both are named), where the broker has not what they need, or where
+    something else of the same name is in the way; BrokerError.
+    """
+    wish = wish or {}
+    wanted = GroupLayout.of(wish)
+    found = await read_layout(connection, group)
+    if found is None:
+        async with locked(connection, group):
+            found = await read_layout(connection, group)
+            if found is None:
+                await declare(connection, group, wanted)
+                await write_layout(connection, group, wanted)
+                _log.info("group created", group=group, **wanted.describe())
+                return wanted
+    found.check(group, wish)
+    return found
+
+
+async def read_layout(connection: Connection, group: str) -> GroupLayout | None:
+    """The group's layout, None where there is no such group. Raises ConfigError, BrokerError."""
+    channel = await connection.open_channel()
+    try:
+        for look in range(_LOOKS):
+            if look:
+                await asyncio.sleep(_BETWEEN_LOOKS * random.uniform(0.5, 1.5))
+            messages = await _all_of(channel, settings_queue(group))
+            if messages:
+                return await _newest(connection, channel, group, messages)
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+    finally:
+        await channel.close()
+    return None
+
+
+async def write_layout(connection: Connection, group: str, layout: GroupLayout) -> None:
+    """Writes the settings; who reads them next drops the older ones. Call it `locked`. Raises BrokerError."""
+    channel = await connection.open_channel()
+    try:
+        await channel.select_confirms()
+        await channel.publish("", settings_queue(group), layout.encode(), _PERSISTENT, mandatory=True)
+    finally:
+        await channel.close()
+
+
+async def declare(connection: Connection, group: str, layout: GroupLayout) -> None:
+    """Declares all that a layout needs, and binds it. Call it `locked`. What is there already stays.
+
+    Raises ConfigError where the plugin for a hash exchange is missing, or a queue or an exchange of the same
+    name has other attributes; BrokerError.
+    """
+    channel = await connection.open_channel()
+    try:
+        if layout.ingress == "hash-exchange":
+            await _declare_hash_exchange(channel, group, layout)
+        await channel.declare_exchange(write_exchange(group), "direct", durable=True)
+        await channel.declare_exchange(own_exchange(group), "direct", durable=True)
+        arguments = _queue_arguments(layout.queue_type)
+        await channel.declare_queue(settings_queue(group), durable=True, arguments=arguments, timeout=60)
+        exclusive = arguments | {"x-single-active-consumer": True}
+        # The calls are sent at once and answered in order.
+        async with asyncio.timeout(_LOCK_WITHIN), asyncio.TaskGroup() as calls:
+            for partition in range(layout.partitions):
+                calls.create_task(_declare_partition(channel, group, layout, partition, exclusive))
+    except ExceptionGroup as errors:
+        raise _translated(errors.exceptions[0], group) from errors
+    except (ChannelClosed, ConnectionLost) as error:
+        raise _translated(error, group) from error
+    except TimeoutError:
+        raise CallTimeout(f"group {group}: its queues were not declared in {_LOCK_WITHIN:g} s") from None
+    finally:
+        await channel.close()
+    for queue in (dead_letter_queue(group), parked_queue(group)):
+        await _declare_beside(connection, group, queue, arguments)
+
+
+async def unbind(connection: Connection, group: str, layout: GroupLayout) -> None:
+    """Takes the bindings of a layout away: what is published to it from now on comes back to its publisher.
+
+    The queues stay. Call it `locked`, when the next layout is declared and written. Raises BrokerError.
+    """
+    channel = await connection.open_channel()
+    try:
+        for partition in range(layout.partitions):
+            queue = layout.queue(group, partition)
+            await channel.unbind_queue(queue, write_exchange(group), layout.routing_key(partition))
+            if layout.ingress == "hash-exchange":
+                await channel.unbind_queue(queue, hash_exchange(group), "1")
+    finally:
+        await channel.close()
+
+
+async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_unused: bool = True) -> int:
+    """Deletes a group with all its messages; answers how many there were (of partitions, dead and parked).
+
+    Raises ConfigError where a partition has a consumer and `if_unused`; then the group is as it was;
+    BrokerError.
+    """
+    async with locked(connection, group):
+        channel = await connection.open_channel()
+        partitions = [layout.queue(group, partition) for partition in range(layout.partitions)]
+        count = 0
+        try:
+            if if_unused:
+                for queue in partitions:
+                    if (await _consumers(connection, queue)) > 0:
+                        raise ConfigError(
+                            f"group {group}: {queue} has a consumer: stop the group's members first"
+                        )
+            await channel.delete_queue(settings_queue(group))
+            for queue in (*partitions, dead_letter_queue(group), parked_queue(group)):
+                count += await channel.delete_queue(queue)
+            for queue in (state_queue(group), coordinator_queue(group)):
+                await channel.delete_queue(queue)
+            for exchange in (write_exchange(group), hash_exchange(group), own_exchange(group)):
+                await channel.delete_exchange(exchange)
+        finally:
+            await channel.close()
+    return count
+
+
+@asynccontextmanager
+async def locked(connection: Connection, group: str) -> AsyncIterator[None]:
+    """Nobody else writes the group's settings or declares its queues meanwhile. Not twice on one connection.
+
+    Raises CallTimeout where it is not to be had in time; BrokerError.
+    """
+    name = settings_lock(group)
+    channel = await connection.open_channel()
+    try:
+        async with asyncio.timeout(_LOCK_WITHIN):
+            while True:
+                try:
+                    await channel.declare_queue(name, exclusive=True)
+                    break
+                except ChannelClosed as error:
+                    if error.code != _LOCKED:
+                        raise
+                await asyncio.sleep(random.uniform(0.02, 0.1))
+                channel = await connection.open_channel()
+    except TimeoutError:
+        raise CallTimeout(
+            f"group {group}: somebody else has been writing its settings for {_LOCK_WITHIN:g} s"
+            f" (the connection that owns the queue {name})"
+        ) from None
+    try:
+        yield
+    finally:
+        if connection.error is None:
+            # Its own channel, which nobody else can have closed.
+            await channel.delete_queue(name)
+            await channel.close()
+
+
+def finder(layout: GroupLayout) -> KeyFinder:
+    """Finds the keys of the messages in a group's partitions."""
+    return leftover_finder(layout.key) if layout.ingress == "router" else make_finder(layout.key)
+
+
+# Inside -----------------------------------------------------------------------------------------------
+
+_PERSISTENT: Final = Basic.Properties(content_type="application/json", delivery_mode=2)
+
+
+async def _all_of(channel: Channel, queue: str) -> list[Message]:
+    messages = []
+    while (message := await channel.get(queue)) is not None:
+        messages.append(message)
+    return messages
+
+
+async def _newest(
+    connection: Connection, channel: Channel, group: str, messages: list[Message]
+) -> GroupLayout:
+    """The settings that count; the others are dropped, and the one message goes back."""
+    layouts = [(GroupLayout.decode(message.body), message) for message in messages]
+    newest, kept = max(layouts, key=lambda one: (one[0].version, -one[1].tag))
+    reads = (kept.properties.headers or {}).get("x-delivery-count")
+    worn = isinstance(reads, int) and reads >= _WRITE_ANEW
+    if worn:
+        await write_layout(connection, group, newest)
+    for message in messages:
+        if message is not kept or worn:
+            channel.ack(message.tag)
+    return newest  # Closing the channel gives the one that is kept back.
+
+
+def _queue_arguments(queue_type: str) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"x-queue-type": queue_type}
+    if queue_type == "quorum":
+        arguments["x-delivery-limit"] = _DELIVERY_LIMIT
+    return arguments
+
+
+async def _declare_hash_exchange(channel: Channel, group: str, layout: GroupLayout) -> None:
+    arguments = {"hash-header": layout.key.name} if layout.key.source == "header" else {}
+    await channel.declare_exchange(hash_exchange(group), _HASH, durable=True, arguments=arguments)
+
+
+async def _declare_partition(
+    channel: Channel, group: str, layout: GroupLayout, partition: int, arguments: dict[str, Any]
+) -> None:
+    queue = layout.queue(group, partition)
+    await channel.declare_queue(queue, durable=True, arguments=arguments, timeout=_LOCK_WITHIN)
+    await channel.bind_queue(
+        queue, write_exchange(group), layout.routing_key(partition), timeout=_LOCK_WITHIN
+    )
+    if layout.ingress == "hash-exchange":
+        # The binding's key is the queue's weight.
+        await channel.bind_queue(queue, hash_exchange(group), "1", timeout=_LOCK_WITHIN)
+
+
+async def _declare_beside(connection: Connection, group: str, queue: str, arguments: dict[str, Any]) -> None:
+    """A queue that is used as it is, where it is there."""
+    channel = await connection.open_channel()
+    try:
+        await channel.declare_queue(queue, passive=True)
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+        channel = await connection.open_channel()
+        await channel.declare_queue(queue, durable=True, arguments=arguments)
+    await channel.bind_queue(queue, own_exchange(group), queue)
+    await channel.close()
+
+
+async def _consumers(connection: Connection, queue: str) -> int:
+    channel = await connection.open_channel()
+    try:
+        return (await channel.declare_queue(queue, passive=True)).consumers
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+        return 0
+    finally:
+        await channel.close()
+
+
+def _translated(error: Exception, group: str) -> Exception:
+    text = str(error)
+    if "unknown exchange type" in text or "invalid exchange type" in text:
+        return ConfigError(
+            f"group {group}: ingress = 'hash-exchange' needs the plugin {_PLUGIN}, which the broker"
+            f" does not have: `rabbitmq-plugins enable {_PLUGIN}`, or another ingress (it says: {text})"
+        )
+    if isinstance(error, ChannelClosed) and error.code == _PRECONDITION_FAILED:
+        return ConfigError(
+            f"group {group}: something of the same name is in the way, with other attributes: {error.text};"
+            " delete it, or use the queue type that it has"
+        )
+    if isinstance(error, BrokerError | TimeoutError):
+        return error
+    raise error
+
+
+def next_version(layout: GroupLayout) -> GroupLayout:
+    """The same layout as settings that count more than it."""
+    return replace(layout, version=layout.version + 1)

@@ -1,0 +1,171 @@
+"""The settings of a pull group that all who use it have to agree on: one JSON message in the broker. Pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Self, get_args
+
+import msgspec
+
+from partymq.errors import ConfigError
+from partymq.group.key import KeyRule
+from partymq.group.names import partition_key, partition_queue
+
+QueueType = Literal["quorum", "classic"]
+Ingress = Literal["publisher", "hash-exchange", "router"]
+
+MOST_PARTITIONS: Final = 10_000
+_KEY_OF_HASH: Final = ("header", "routing_key")
+
+
+class _Key(msgspec.Struct, frozen=True):
+    source: str
+    name: str = ""
+
+
+class _Message(msgspec.Struct, frozen=True):
+    """What the settings queue holds. Unknown fields are ignored."""
+
+    version: int
+    layout: int
+    partitions: int
+    queue_type: str
+    ingress: str
+    key: _Key
+
+
+_DECODE = msgspec.json.Decoder(_Message).decode
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLayout:
+    """Where the messages of a pull group are.
+
+    Attributes:
+        partitions: their number.
+        queue_type: of the partitions' queues, `quorum` or `classic`.
+        ingress: who knows the partition of a message: `publisher` (the library, or another one that keeps the
+            rule of docs/publishers.md), `hash-exchange` (the broker's consistent-hash exchange), or `router`
+            (`partymq serve`).
+        key: what messages are ordered by. A publisher needs a header (it writes the key there), a hash
+            exchange a header or the routing key. `missing` is not part of the group's settings.
+        layout: number of the set of queues; 1, and one more with every change of `partitions`.
+        version: of these settings; the highest one counts.
+
+    Raises ConfigError where one of them is not possible.
+    """
+
+    partitions: int = 64
+    queue_type: QueueType = "quorum"
+    ingress: Ingress = "publisher"
+    key: KeyRule = field(default_factory=KeyRule)
+    layout: int = 1
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.partitions, int) or not 1 <= self.partitions <= MOST_PARTITIONS:
+            raise ConfigError(f"partitions = {self.partitions!r}: allowed are 1 to {MOST_PARTITIONS}")
+        for name, value, allowed in (
+            ("queue_type", self.queue_type, get_args(QueueType)),
+            ("ingress", self.ingress, get_args(Ingress)),
+        ):
+            if value not in allowed:
+                raise ConfigError(f"{name} = {value!r}: allowed are {', '.join(allowed)}")
+        for name, number in (("layout", self.layout), ("version", self.version)):
+            if number < 1:
+                raise ConfigError(f"{name} = {number}: allowed are 1 and more")
+        sources = {"publisher": ("header",), "hash-exchange": _KEY_OF_HASH}.get(self.ingress)
+        if sources is not None and self.key.source not in sources:
+            raise ConfigError(
+                f"key = {key_text(self.key)}: with ingress {self.ingress} allowed are {', '.join(sources)}"
+            )
+
+    @classmethod
+    def of(cls, wish: Mapping[str, Any]) -> Self:
+        """The layout of a new group of which these settings are wished, the others as they are by default.
+
+        Raises ConfigError for an unknown or impossible one.
+        """
+        unknown = set(wish) - set(WISHES)
+        if unknown:
+            raise ConfigError(
+                f"unknown settings of a group: {', '.join(sorted(unknown))}; known are {', '.join(WISHES)}"
+            )
+        return cls(**wish)
+
+    def check(self, group: str, wish: Mapping[str, Any]) -> None:
+        """Raises ConfigError where something else is wished than what is, naming both."""
+        for name, wished in wish.items():
+            found = getattr(self, name)
+            if name == "key":
+                found, wished = key_text(found), key_text(wished)
+            if found != wished:
+                raise ConfigError(
+                    f"group {group}: {name} = {wished!r} is set here, but the group was created with"
+                    f" {name} = {found!r}: use that, leave the setting out, or take another group"
+                )
+
+    def resized(self, partitions: int) -> Self:
+        """The next layout, with another number of partitions."""
+        return replace(self, partitions=partitions, layout=self.layout + 1, version=self.version + 1)
+
+    def queue(self, group: str, partition: int) -> str:
+        """The queue of a partition."""
+        return partition_queue(group, self.layout, partition)
+
+    def routing_key(self, partition: int) -> str:
+        """With which the queue of a partition is bound to the write exchange."""
+        return partition_key(self.layout, partition)
+
+    def describe(self) -> dict[str, Any]:
+        """What can be said of it, for people and machines."""
+        return {
+            "partitions": self.partitions,
+            "queue_type": self.queue_type,
+            "ingress": self.ingress,
+            "key": key_text(self.key),
+            "layout": self.layout,
+            "version": self.version,
+        }
+
+    def encode(self) -> bytes:
+        """The settings message."""
+        key = _Key(self.key.source, "" if self.key.source == "routing_key" else self.key.name)
+        message = _Message(self.version, self.layout, self.partitions, self.queue_type, self.ingress, key)
+        return msgspec.json.encode(message)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Raises ConfigError where it is no settings message."""
+        try:
+            message = _DECODE(payload)
+            key = KeyRule(message.key.source, message.key.name)  # type: ignore[arg-type]
+        except (msgspec.DecodeError, ValueError) as error:
+            shown = json.dumps(payload[:200].decode(errors="replace"))
+            raise ConfigError(f"the settings message of the group can't be read: {error}: {shown}") from error
+        return cls(
+            message.partitions,
+            message.queue_type,  # type: ignore[arg-type]
+            message.ingress,  # type: ignore[arg-type]
+            key,
+            message.layout,
+            message.version,
+        )
+
+
+WISHES: Final = ("partitions", "queue_type", "ingress", "key")
+"""The settings that somebody can wish for a group."""
+
+
+def key_text(rule: KeyRule) -> str:
+    """A key rule as people write it: `header:partitionKey`, `routing_key`."""
+    return rule.source if rule.source == "routing_key" else f"{rule.source}:{rule.name}"
+
+
+def key_rule(text: str) -> KeyRule:
+    """The rule that `key_text` writes. Raises ConfigError."""
+    source, _, name = text.partition(":")
+    try:
+        return KeyRule(source, name) if name else KeyRule(source)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigError(f"key = {text!r}: {error}") from error
