@@ -1,7 +1,8 @@
 """Takes what a member left in its queue to a queue of our own, in order.
 
 There it is safe from the member, which may come back at any moment and consume its queue again. Every message
-is acked only after the broker has confirmed it in our queue; nothing is changed in it but channel numbers.
+is acked only after the broker has confirmed it in our queue. Nothing is changed in it, except that one which
+the member may have handled already is marked.
 """
 
 import asyncio
@@ -11,11 +12,11 @@ from typing import Final
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
-from partymq.amqp.content import Returned, Span, publish_frame, with_channel
+from partymq.amqp.content import Returned, Span, publish_frame, redelivered_at, with_channel
 from partymq.coordinator.proofs import Proofs
 from partymq.errors import BrokerError, ChannelClosed, ConnectionLost, Nacked, Unroutable
 from partymq.group.names import leftover_queue, own_exchange
-from partymq.router.contents import Fitter
+from partymq.router.contents import REDELIVERED, Fitter
 from partymq.router.session import consume_alone
 
 _PREFETCH: Final = 256
@@ -87,9 +88,11 @@ class _Move:
             def delivered(buf: bytes, spans: list[Span]) -> None:
                 if self._ending:
                     return  # goes back to its place when the channel is closed
-                for tag, _, header_at, end in spans:
+                for tag, method_at, header_at, end in spans:
                     tags.append(tag)
-                    connection.write(frame + with_channel(fitter.fit(buf[header_at:end]), number))
+                    mark = REDELIVERED if redelivered_at(buf, method_at) else None
+                    content = fitter.fit(buf[header_at:end], mark)
+                    connection.write(frame + with_channel(content, number))
 
             consume = await consume_alone(
                 connection, None, self._queue, _PREFETCH, delivered, self._cancelled

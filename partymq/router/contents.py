@@ -2,7 +2,8 @@
 
 Nearly all messages are copied byte for byte. The exceptions: a `user_id` that is not ours (the broker would
 close the channel), a routing key that the key rule needs (it is replaced by the member's), a smaller frame
-size on the connection we publish on, and rejected messages, which get the reason in headers.
+size on the connection we publish on, messages that may be repeats, which are marked, and rejected ones, which
+get the reason in headers.
 """
 
 import contextlib
@@ -18,6 +19,10 @@ ROUTING_KEY_HEADER: Final = "x-partymq-routing-key"
 EXCHANGE_HEADER: Final = "x-partymq-exchange"
 REASON_HEADER: Final = "x-partymq-reason"
 GROUP_HEADER: Final = "x-partymq-group"
+
+REDELIVERED_HEADER: Final = "x-partymq-redelivered"
+"""On a message that was delivered before, to us or to a member that is gone: it may be a repeat."""
+REDELIVERED: Final = {REDELIVERED_HEADER: "true"}
 
 _ANY_SIZE: Final = 1 << 60
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Final
 from zlib import crc32
 
-from partymq.amqp.content import Span, exchange_at, publish_frame, routing_key_at
+from partymq.amqp.content import Span, exchange_at, publish_frame, redelivered_at, routing_key_at
 from partymq.group.key import KeyFinder, make_finder
 from partymq.group.names import member_key
 from partymq.group.state import SetAside
@@ -26,6 +26,7 @@ from partymq.router.contents import (
     EXCHANGE_HEADER,
     GROUP_HEADER,
     REASON_HEADER,
+    REDELIVERED,
     ROUTING_KEY_HEADER,
     Fitter,
     leftover_finder,
@@ -43,6 +44,7 @@ from partymq.router.traffic import Traffic
 from partymq.router.window import Window
 
 _USER_FLAG: Final = 0x10
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 """In the low byte of the property flags, 20 bytes behind the start of the header frame."""
 
 
@@ -160,7 +162,12 @@ class Core:
             if key is not None:
                 partition = crc32(key) % partitions
                 lane = route[partition]
-                if lane.room > 0 and not buf[header_at + 20] & 0x10 and end - header_at <= limit:
+                if (
+                    lane.room > 0
+                    and not buf[header_at + 20] & 0x10
+                    and not buf[method_at + 20 + buf[method_at + 11]] & 1
+                    and end - header_at <= limit
+                ):
                     lane.room -= 1
                     out(lane.publish)
                     out(buf[header_at:end])
@@ -169,7 +176,7 @@ class Core:
                     counts[partition] += 1
                     last[partition] = now
                 else:
-                    self._aside(stream, tag, partition, buf[header_at:end])
+                    self._aside(stream, tag, partition, buf[header_at:end], _mark(buf, method_at))
             else:
                 self._keyless(stream, buf, (tag, method_at, header_at, end))
 
@@ -187,7 +194,7 @@ class Core:
             tag, method_at, header_at, end = span
             key = find(buf, header_at, end, routing_key_at(buf, method_at))
             if key is not None:
-                self._aside(stream, tag, crc32(key) % partitions, buf[header_at:end])
+                self._aside(stream, tag, crc32(key) % partitions, buf[header_at:end], _mark(buf, method_at))
             else:
                 self._keyless(stream, buf, span)
 
@@ -250,7 +257,7 @@ class Core:
         for tag, method_at, header_at, end in spans:
             key = routing_key_at(buf, method_at)
             # The member's queue is reached by another key; a fetch has to find this one.
-            headers = {ROUTING_KEY_HEADER: key.decode(errors="surrogateescape")}
+            headers = {ROUTING_KEY_HEADER: key.decode(errors="surrogateescape"), **_mark(buf, method_at)}
             self._aside(stream, tag, crc32(key) % partitions, buf[header_at:end], headers)
 
     def _aside(
@@ -270,7 +277,7 @@ class Core:
         self.traffic.route(stream, Held(tag, partition, content, self.outlet.now))
 
     def _keyless(self, stream: Stream, buf: bytes, span: Span) -> None:
-        tag, _, header_at, end = span
+        tag, method_at, header_at, end = span
         match self._settings.key.missing:
             case "spread":
                 partition = self._spread
@@ -281,7 +288,7 @@ class Core:
                 self._reject(stream, buf, span)
                 return
         self.statistics.spread += 1
-        self._aside(stream, tag, partition, buf[header_at:end])
+        self._aside(stream, tag, partition, buf[header_at:end], _mark(buf, method_at))
 
     def _reject(self, stream: Stream, buf: bytes, span: Span) -> None:
         tag, method_at, header_at, end = span
@@ -389,3 +396,8 @@ class Core:
         if self.fault is None:
             self.fault = why
         self.freeze()
+
+
+def _mark(buf: bytes, method_at: int) -> Mapping[str, str]:
+    """The header of a message that may be a repeat; none for others."""
+    return REDELIVERED if redelivered_at(buf, method_at) else _NO_HEADERS
