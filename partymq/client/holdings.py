@@ -12,6 +12,7 @@ from partymq.amqp.connection import Connection
 from partymq.client.hooks import Hooks
 from partymq.client.outlet import Outlet
 from partymq.client.ownership import Gain, Owned
+from partymq.client.parking import Parking
 from partymq.client.partition import Partition
 from partymq.client.runner import Runner
 from partymq.client.settings import ConsumerSettings
@@ -44,6 +45,7 @@ class Holdings:
         self._hooks = hooks
         self._partitions: dict[int, Partition] = {}
         self._connection: Connection | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -62,7 +64,13 @@ class Holdings:
         if self._connection is not gain.connection:
             self.lost(BrokerError("another connection has taken its place"))
             self._connection = gain.connection
-            self._runner.outlet = Outlet(gain.connection, self._group)
+            outlet = self._runner.outlet = Outlet(gain.connection, self._group)
+            parking = self._runner.parking = Parking(gain.connection, self._group, outlet)
+            self._watching = self._task(self._watch(parking))
+        else:
+            assert self._runner.parking is not None
+            parking = self._runner.parking
+        await parking.learn([owned.number for owned in gain.partitions])
         await self._hooks.call_assigned([owned.number for owned in gain.partitions])
         terms = _Terms(gain.connection, gain.key, self._settings.prefetch_of(gain.total))
         opened = await asyncio.gather(
@@ -80,12 +88,14 @@ class Holdings:
         await asyncio.gather(*opening, return_exceptions=True)
         leaving = [self._partitions[number] for number in partitions if number in self._partitions]
         for partition in leaving:
-            self._runner.lanes.drop(partition.stream)
+            partition.drop()
         self._runner.pump()
         await asyncio.gather(*(partition.quiesce() for partition in leaving))
         kept = [partition for partition in leaving if not partition.lost.is_set()]
         await self._hooks.call_revoked([partition.owned.number for partition in kept])
         await asyncio.gather(*(partition.close() for partition in kept))
+        if self._runner.parking is not None:
+            self._runner.parking.forget([partition.owned.number for partition in leaving])
         for partition in leaving:
             if self._partitions.get(partition.owned.number) is partition:
                 del self._partitions[partition.owned.number]
@@ -95,7 +105,9 @@ class Holdings:
         for task in self._opening.values():
             task.cancel()
         self._opening.clear()
-        self._connection = self._runner.outlet = None
+        self._connection = self._runner.outlet = self._runner.parking = None
+        if self._watching is not None:
+            self._watching.cancel()
         partitions, self._partitions = self._partitions, {}
         self._lose(list(partitions.values()))
 
@@ -104,7 +116,7 @@ class Holdings:
     def start_nothing(self) -> None:
         """No handler is started any more; what runs may end."""
         for partition in self._partitions.values():
-            self._runner.lanes.drop(partition.stream)
+            partition.drop()
 
     def cancel_handlers(self) -> None:
         """What still runs has had its time: it is cancelled, and its messages go back."""
@@ -112,6 +124,8 @@ class Holdings:
 
     async def close(self) -> None:
         """Waits for the hooks that are still running."""
+        if self._watching is not None:
+            self._watching.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -164,6 +178,22 @@ class Holdings:
             else:
                 del self._opening[owned.number]
                 return
+
+    async def _watch(self, parking: Parking) -> None:
+        """Lets parked keys go on when that is asked for."""
+        while True:
+            try:
+                keys = await parking.requests()
+            except BrokerError as error:
+                if self._connection is None or self._connection.error is not None:
+                    return
+                _log.warning("could not look for keys to be released", error=str(error))
+                await asyncio.sleep(_LAST_RETRY)
+                continue
+            for key in keys:
+                partition = self._partitions.get(parking.partition(key))
+                if partition is not None and not partition.stream.dropped:
+                    self._runner.release(partition, key)
 
     def _lose(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:

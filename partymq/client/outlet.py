@@ -10,7 +10,7 @@ from partymq.amqp.content import Returned, body_of, publish_frame, with_channel
 from partymq.amqp.publishing import Publishing
 from partymq.client.message import Raw
 from partymq.errors import CallTimeout, ChannelClosed
-from partymq.group.names import dead_letter_queue, own_exchange
+from partymq.group.names import dead_letter_queue, own_exchange, parked_queue
 from partymq.router.contents import Fitter
 
 _CONFIRMED_WITHIN: Final = 30.0
@@ -18,7 +18,10 @@ _NOT_FOUND: Final = 404
 
 
 class Outlet:
-    """The group's dead-letter queue, over one connection. Nothing is opened before the first message."""
+    """The group's dead-letter and parking queues, over one connection.
+
+    Nothing is opened before the first message.
+    """
 
     def __init__(self, connection: Connection, group: str) -> None:
         self._connection = connection
@@ -29,14 +32,15 @@ class Outlet:
         self._publishing = Publishing()
 
     async def dead_letter(self, raw: Raw, headers: Mapping[str, str]) -> None:
-        """Publishes the message to the dead-letter queue; it is there when this returns.
+        """Publishes the message to the dead-letter queue. See `publish`."""
+        await self.publish(dead_letter_queue(self._group), raw, headers)
+
+    async def publish(self, queue: str, raw: Raw, headers: Mapping[str, str]) -> None:
+        """Publishes the message to one of the two queues, with these headers; it is there on return.
 
         Raises BrokerError (it is not known then whether it is there), and ValueError where the message can't
         be published at all.
         """
-        await self._publish(dead_letter_queue(self._group), raw, headers)
-
-    async def _publish(self, queue: str, raw: Raw, headers: Mapping[str, str]) -> None:
         connection = self._connection
         async with self._opening:
             if self._channel is None or self._channel.error is not None:
@@ -58,17 +62,17 @@ class Outlet:
             raise CallTimeout(f"a message to {queue} was not confirmed in {_CONFIRMED_WITHIN:g} s") from None
 
     async def _open(self) -> tuple[Channel, Publishing]:
-        queue = dead_letter_queue(self._group)
         channel = await self._connection.open_channel()
-        try:
-            await channel.declare_queue(queue, passive=True)
-        except ChannelClosed as error:
-            if error.code != _NOT_FOUND:
-                raise
-            channel = await self._connection.open_channel()
-            await channel.declare_queue(queue, durable=True)
         await channel.declare_exchange(self._exchange, "direct", durable=True)
-        await channel.bind_queue(queue, self._exchange, queue)
+        for queue in (dead_letter_queue(self._group), parked_queue(self._group)):
+            try:
+                await channel.declare_queue(queue, passive=True)
+            except ChannelClosed as error:
+                if error.code != _NOT_FOUND:
+                    raise
+                channel = await self._connection.open_channel()
+                await channel.declare_queue(queue, durable=True)
+            await channel.bind_queue(queue, self._exchange, queue)
         publishing = Publishing()
         channel.on_closed(publishing.end)
 

@@ -24,6 +24,7 @@ class Partition:
     Attributes:
         owned: which one, its queue and its fencing token.
         stream: what it has delivered.
+        side: what else is handled of its keys: parked messages.
         lost: set when it is not ours any more although its handlers have not ended.
         prefetch: messages at most that are delivered and not acknowledged.
         dirty: whoever flushes knows that there is something.
@@ -47,6 +48,7 @@ class Partition:
     ) -> None:
         self.owned = owned
         self.stream = Stream(self)
+        self.side = Stream(self)
         self.lost = Lost()
         self.prefetch = prefetch
         self.dirty = False
@@ -72,7 +74,7 @@ class Partition:
 
     def ended(self) -> None:
         """To be called when a handler has ended: whoever gives the partition up may be waiting for that."""
-        if self.stream.dropped and not self.stream.running:
+        if self.stream.dropped and not self.stream.running and not self.side.running:
             self._idle.set()
 
     def flush(self, *, all_now: bool = False) -> bool:
@@ -88,9 +90,14 @@ class Partition:
             channel.ack_many(alone)
         return self.stream.done
 
+    def drop(self) -> None:
+        """Starts nothing more."""
+        self._lanes.drop(self.stream)
+        self._lanes.drop(self.side)
+
     async def quiesce(self) -> None:
         """Starts nothing more, and waits until what is running has ended."""
-        self._lanes.drop(self.stream)
+        self.drop()
         self.ended()
         await self._idle.wait()
 
@@ -109,7 +116,7 @@ class Partition:
 
     def lose(self) -> list[Item]:
         """It is not ours any more: answers the items whose handlers are still running."""
-        running = self._lanes.forget(self.stream)
+        running = self._lanes.forget(self.stream) + self._lanes.forget(self.side)
         self.lost.set()
         self._idle.set()
         if self._channel is not None:

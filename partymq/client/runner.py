@@ -14,8 +14,9 @@ import structlog
 from partymq.client.failure import describe, failure_headers
 from partymq.client.handlers import Handler
 from partymq.client.lanes import Item, Lanes
-from partymq.client.message import Message
+from partymq.client.message import Message, Raw
 from partymq.client.outlet import Outlet
+from partymq.client.parking import Parking
 from partymq.client.partition import Partition
 from partymq.client.settings import ConsumerSettings
 from partymq.errors import BrokerError, HandlerFailed, Undecodable
@@ -32,6 +33,7 @@ class Runner:
     Attributes:
         lanes: its messages.
         outlet: where messages go that are given up; None without a connection.
+        parking: keys that are not handled now; None without a connection.
         handled, failed, retried: counts since the start; `failed` counts what was given up.
 
     Args:
@@ -48,7 +50,9 @@ class Runner:
     ) -> None:
         self.lanes = Lanes(settings.threads if handler.in_threads else settings.concurrency)
         self.outlet: Outlet | None = None
+        self.parking: Parking | None = None
         self.handled = self.failed = self.retried = 0
+        self._releases = 0
         self._handler = handler
         self._group = group
         self._settings = settings
@@ -82,7 +86,13 @@ class Runner:
                 self.lanes.leave(item)
                 return
             owned = partition.owned
+            if item.stream is partition.side:
+                await self._release(partition, item)
+                return
             message = Message(item.payload, item.key, owned.number, owned.token, item.attempt, lost)
+            if self.parking and item.key in self.parking:
+                await self._put_away(partition, item, message, "parked", None)
+                return
             try:
                 await self._handler.call(message)
             except asyncio.CancelledError as error:
@@ -164,16 +174,18 @@ class Runner:
         self.pump()
 
     async def _put_away(
-        self, partition: Partition, item: Item, message: Message, reason: str, error: BaseException
+        self, partition: Partition, item: Item, message: Message, reason: str, error: BaseException | None
     ) -> None:
-        """To the dead-letter queue; its key waits until it is there."""
+        """To the dead-letter queue, or the parking queue; its key waits until it is there."""
         headers = failure_headers(message, self._group, reason, error)
+        park = item.key is not None and (reason == "parked" or self._parks(error))
         try:
-            while True:
+            while not partition.lost.is_set():
                 try:
-                    if self.outlet is None:
-                        break
-                    await self.outlet.dead_letter(message.raw, headers)
+                    if park and item.key is not None and self.parking is not None:
+                        await self.parking.park(message.raw, headers, item.key, message.partition)
+                    elif self.outlet is not None:
+                        await self.outlet.dead_letter(message.raw, headers)
                     self.failed += 1
                     self._done(partition, item)
                     return
@@ -185,5 +197,64 @@ class Runner:
         except asyncio.CancelledError:
             pass
         # It goes back with the rest of its partition. What waits behind it must not overtake it.
-        self.lanes.drop(item.stream)
+        partition.drop()
         self.lanes.leave(item)
+
+    def _parks(self, error: BaseException | None) -> bool:
+        return self._settings.on_failure == "park" and not isinstance(error, Undecodable)
+
+    # Parked keys ----------------------------------------------------------------------------------
+
+    def release(self, partition: Partition, key: bytes) -> None:
+        """Has the parked messages of a key handled, behind what is waiting of it (which is parked, too)."""
+        self._releases += 1
+        self.lanes.add(Item(partition.side, self._releases, key, None))
+        self.pump()
+
+    async def _release(self, partition: Partition, item: Item) -> None:
+        """Handles what is parked of a key, while its lane is held."""
+        key, parking = item.key, self.parking
+        handled: list[Raw] = []
+        try:
+            if parking is not None and key is not None and key in parking:
+                waiting = await parking.parked(key)
+                for raw in waiting:
+                    if partition.side.dropped or not await self._handle_parked(partition, key, raw):
+                        break
+                    handled.append(raw)
+                await parking.remove(key, handled, all_of_it=len(handled) == len(waiting))
+                _log.info(
+                    "a parked key was to be released",
+                    group=self._group,
+                    key=key.decode(errors="replace"),
+                    handled=len(handled),
+                    still_parked=len(waiting) - len(handled),
+                )
+        except (BrokerError, asyncio.CancelledError) as error:
+            _log.warning("a parked key could not be released", group=self._group, error=describe(error))
+        self.lanes.finish(item)
+        partition.side.acks(all_now=True)
+
+    async def _handle_parked(self, partition: Partition, key: bytes, raw: Raw) -> bool:
+        """Whether it is settled; if not, it stays parked."""
+        owned = partition.owned
+        attempt = 0
+        while not partition.side.dropped:
+            attempt += 1
+            message = Message(raw, key, owned.number, owned.token, attempt, partition.lost)
+            try:
+                await self._handler.call(message)
+                self.handled += 1
+                return True
+            except Exception as error:
+                delay = self._settings.retry.delay(attempt, random.random())
+                if isinstance(error, Undecodable) or delay is None:
+                    _log.error(
+                        "a parked message fails again",
+                        group=self._group,
+                        key=message.key,
+                        error=describe(error),
+                    )
+                    return False
+            await asyncio.sleep(delay)
+        return False

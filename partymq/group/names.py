@@ -89,6 +89,11 @@ def parked_queue(group: str) -> str:
     return f"partymq.{group}.q.parked"
 
 
+def release_queue(group: str) -> str:
+    """Asks the owners of parked keys to let them go on."""
+    return f"partymq.{group}.q.release"
+
+
 def hash_exchange(group: str) -> str:
     """The consistent-hash exchange of a pull group whose publishers know nothing of partitions."""
     return f"partymq.{group}.ex.hash"

@@ -19,11 +19,12 @@ from partymq.amqp.content import decode
 from partymq.amqp.url import BrokerUrl
 from partymq.client.consumer import Consumer
 from partymq.client.failure import RetryPolicy
-from partymq.client.message import Message
+from partymq.client.message import Lost, Message
 from partymq.client.ownership import Owned
+from partymq.client.parking import ask_for_release, sequence, sift
 from partymq.client.testing import StaticOwnership
 from partymq.errors import ChannelClosed, ConfigError, HandlerFailed
-from partymq.group.names import dead_letter_queue
+from partymq.group.names import dead_letter_queue, parked_queue
 from partymq.group.partitioner import partition_of
 from tests.conftest import Vhost
 
@@ -394,6 +395,53 @@ async def test_a_consumer_is_refused_what_it_cannot_do(partitions: Partitions):
     async with consumer:
         with pytest.raises(ConfigError, match="runs already"):
             await consumer.serve()
+
+
+async def test_a_parked_key_waits_over_changes_of_its_owner_until_it_is_released(
+    opened: Partitions, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("partymq.client.parking.POLL_INTERVAL", 0.05)
+    await opened.declare(0, kind)
+    await opened.channel.declare_queue(parked_queue(GROUP), durable=True, arguments={"x-queue-type": kind})
+    broken = {"bad"}
+    seen: list[str] = []
+
+    async def handle(message: Message) -> None:
+        if message.body.decode() in broken:
+            raise ValueError("broken")
+        seen.append(message.body.decode())
+
+    async def parked() -> list[bytes]:
+        found = await sift(opened.connection, parked_queue(GROUP), lambda raw: True)
+        return [Message(raw, None, 0, 0, 1, Lost()).body for raw in sorted(found, key=sequence)]
+
+    for body in ("a0", "bad", "a2", "a3"):
+        await opened.publish("a", body)
+        await opened.publish("b", body.replace("a", "b"))
+    broken.add("b3")
+    consumer, _ = opened.consumer(handle, on_failure="park")
+    async with consumer:
+        await until(lambda: consumer.describe()["failed"] == 4)
+        await until(lambda: len(seen) == 4)
+    assert sorted(seen) == ["a0", "b0", "b2", "bbd"]
+    assert sorted(await parked()) == [b"a2", b"a3", b"b3", b"bad"]
+
+    consumer, _ = opened.consumer(handle, on_failure="park")
+    await opened.publish("a", "a4")
+    async with consumer:
+        await until(lambda: consumer.describe()["failed"] == 1)
+        await ask_for_release(opened.connection, GROUP, "a")
+        await asyncio.sleep(0.3)
+        assert len(await parked()) == 5
+        broken.clear()
+        seen.clear()
+        await ask_for_release(opened.connection, GROUP, "a")
+        await until(lambda: len(seen) == 4)
+        await opened.publish("a", "a5")
+        await until(lambda: len(seen) == 5)
+    assert seen == ["bad", "a2", "a3", "a4", "a5"]
+    assert await parked() == [b"b3"]
+    assert await opened.left() == []
 
 
 PROGRAM = """

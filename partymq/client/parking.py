@@ -1,0 +1,202 @@
+"""Keys that are parked: a message of theirs failed for good, and it and all later ones wait in the parking
+queue until somebody releases the key.
+
+The parking queue is the whole truth: a key is parked as long as a message of it is there. Only the owner of
+the key's partition parks and releases its messages, so it knows which keys are parked from one look when it
+gets the partition. What keeps their order is a number in a header, so their places in the queue do not
+matter, and it can be looked through: by an exclusive consumer that takes everything, acknowledges what it
+wants removed, and gives the rest back by closing its channel.
+
+A release is asked for in a queue of its own, which the owners of parked keys look into every second or two;
+the request expires where nobody has parked that key. The owner then handles the parked messages, while the
+key's lane is held, so nothing newer of the key can come in between. One that fails again stays, and the ones
+behind it do too. A message is removed after it was handled: a crash in between repeats it.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Collection
+from typing import Final
+
+from pamqp.commands import Basic
+
+from partymq.amqp.connection import Connection
+from partymq.amqp.content import Span
+from partymq.client.failure import KEY_HEADER, PARTITION_HEADER
+from partymq.client.message import Raw
+from partymq.client.outlet import Outlet
+from partymq.errors import ChannelClosed
+from partymq.group.key import HeaderKey
+from partymq.group.names import parked_queue, release_queue
+
+SEQUENCE_HEADER: Final = "x-partymq-sequence"
+POLL_INTERVAL: Final = 1.0
+"""Seconds between two looks for requests, while keys are parked."""
+
+_ACCESS_REFUSED: Final = 403
+_NOT_FOUND: Final = 404
+_REQUEST_LIVES: Final = 60.0
+_UNUSED_LIVES: Final = 24 * 3600.0
+_RELEASE_ARGUMENTS: Final = {"x-expires": int(_UNUSED_LIVES * 1000)}
+
+
+class Parking:
+    """The parked keys of the partitions that we own, over one connection."""
+
+    def __init__(self, connection: Connection, group: str, outlet: Outlet) -> None:
+        self._connection = connection
+        self._group = group
+        self._outlet = outlet
+        self._keys: dict[bytes, int] = {}
+        self._next = 1
+        self._any = asyncio.Event()
+
+    def __contains__(self, key: bytes | None) -> bool:
+        """Whether it is parked."""
+        return key in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def partition(self, key: bytes) -> int:
+        """The partition of a parked key, -1 where it is not parked (any more)."""
+        return self._keys.get(key, -1)
+
+    async def learn(self, partitions: Collection[int]) -> None:
+        """Which keys of new partitions are parked. Raises BrokerError."""
+        mine = {str(number).encode() for number in partitions}
+        for raw in await sift(
+            self._connection, parked_queue(self._group), lambda raw: header(raw, PARTITION_HEADER) in mine
+        ):
+            key = header(raw, KEY_HEADER)
+            if key is not None:
+                self._next = max(self._next, sequence(raw) + 1)
+                self._note(key, int(header(raw, PARTITION_HEADER) or b"0"))
+
+    def forget(self, partitions: Collection[int]) -> None:
+        """These partitions are not ours any more."""
+        gone = set(partitions)
+        self._keys = {key: number for key, number in self._keys.items() if number not in gone}
+
+    async def park(self, raw: Raw, headers: dict[str, str], key: bytes, partition: int) -> None:
+        """Parks a message, and with it its key, which it is even if this raises BrokerError or ValueError."""
+        self._note(key, partition)
+        number, self._next = self._next, self._next + 1
+        await self._outlet.publish(parked_queue(self._group), raw, headers | {SEQUENCE_HEADER: str(number)})
+
+    async def parked(self, key: bytes) -> list[Raw]:
+        """The parked messages of a key, in order. Raises BrokerError."""
+        found = await sift(
+            self._connection, parked_queue(self._group), lambda raw: header(raw, KEY_HEADER) == key
+        )
+        return sorted(found, key=sequence)
+
+    async def remove(self, key: bytes, handled: Collection[Raw], *, all_of_it: bool) -> None:
+        """Removes messages of a key that were handled; the key is parked no more where that was
+        `all_of_it`. Raises BrokerError."""
+        if handled:
+            numbers = {sequence(raw) for raw in handled}
+            await sift(
+                self._connection,
+                parked_queue(self._group),
+                lambda raw: header(raw, KEY_HEADER) == key and sequence(raw) in numbers,
+                remove=True,
+            )
+        if all_of_it:
+            self._keys.pop(key, None)
+
+    async def requests(self) -> list[bytes]:
+        """Waits until the release of parked keys is asked for; answers these keys. Raises BrokerError."""
+        while True:
+            if not self._keys:
+                self._any.clear()
+            await self._any.wait()
+            await asyncio.sleep(POLL_INTERVAL * random.uniform(0.5, 1.5))
+            asked = await sift(
+                self._connection,
+                release_queue(self._group),
+                lambda raw: header(raw, KEY_HEADER) in self._keys,
+                remove=True,
+            )
+            keys = {
+                key for raw in asked if (key := header(raw, KEY_HEADER)) in self._keys and key is not None
+            }
+            if keys:
+                return sorted(keys)
+
+    def _note(self, key: bytes, partition: int) -> None:
+        self._keys[key] = partition
+        self._any.set()
+
+
+async def ask_for_release(connection: Connection, group: str, key: str) -> None:
+    """Has the owner of a parked key handle what is parked of it, and let the key go on.
+
+    Without effect where no running member has parked that key within a minute. Whether it worked is seen in
+    the parking queue. Raises BrokerError.
+    """
+    channel = await connection.open_channel()
+    try:
+        await channel.declare_queue(release_queue(group), durable=True, arguments=_RELEASE_ARGUMENTS)
+        await channel.select_confirms()
+        properties = Basic.Properties(
+            headers={KEY_HEADER: key}, expiration=str(int(_REQUEST_LIVES * 1000)), delivery_mode=2
+        )
+        await channel.publish("", release_queue(group), b"", properties, mandatory=True)
+    finally:
+        await channel.close()
+
+
+async def sift(
+    connection: Connection, queue: str, wanted: Callable[[Raw], bool], *, remove: bool = False
+) -> list[Raw]:
+    """Looks through a queue that nobody consumes: the messages that are wanted, which are removed from it if
+    so asked. The others go back. Waits while somebody else does the same. A queue that is not there is empty.
+
+    Raises BrokerError.
+    """
+    while True:
+        channel = await connection.open_channel()
+        found: list[Raw] = []
+        tags: list[int] = []
+
+        def receive(buf: bytes, spans: list[Span], found: list[Raw] = found, tags: list[int] = tags) -> None:
+            for tag, method_at, header_at, end in spans:
+                raw = Raw(buf[method_at:end], header_at - method_at)
+                if wanted(raw):
+                    found.append(raw)
+                    tags.append(tag)
+
+        try:
+            state = await channel.declare_queue(queue, passive=True)
+            if not state.messages and not state.consumers:
+                return []
+            await channel.consume(queue, receive, exclusive=True)
+            # What the broker sends it sends before it says that nothing is left to be sent.
+            while (await channel.declare_queue(queue, passive=True)).messages:
+                pass
+            if remove and tags:
+                channel.ack_many(tags)
+            return found
+        except ChannelClosed as error:
+            if error.code == _NOT_FOUND:
+                return []
+            if error.code != _ACCESS_REFUSED:
+                raise
+        finally:
+            await channel.close()
+        await asyncio.sleep(random.uniform(0.02, 0.1))
+
+
+def header(raw: Raw, name: str) -> bytes | None:
+    """A header of a message that was parked or asks for something, as it was written; None without it."""
+    return _FINDERS[name](raw.data, raw.header_at, len(raw.data), b"")
+
+
+def sequence(raw: Raw) -> int:
+    """The place of a parked message among those of its key."""
+    text = header(raw, SEQUENCE_HEADER)
+    return int(text) if text is not None and text.isdigit() else 0
+
+
+_FINDERS: Final = {name: HeaderKey(name).find for name in (KEY_HEADER, PARTITION_HEADER, SEQUENCE_HEADER)}
