@@ -12,15 +12,18 @@ consumer.run()
 import asyncio
 import contextlib
 import signal
+import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import structlog
 
 from partymq.amqp.url import BrokerUrl
+from partymq.client.failure import RetryPolicy
 from partymq.client.handlers import Handle, is_async, make_handler
 from partymq.client.holdings import Holdings
 from partymq.client.hooks import Hook, Hooks
@@ -89,6 +92,35 @@ class Consumer:
 
     def __repr__(self) -> str:
         return f"<Consumer of group {self.group}: partitions {self.partitions}>"
+
+    @classmethod
+    def from_config(cls, path: str | PathLike[str], section: str = "consumer", **more: Any) -> Self:
+        """A consumer from a table of a TOML file: `url`, `group`, and the settings; `retry` is a table in it.
+
+            [consumer]
+            url = "amqp://localhost"
+            group = "orders"
+            retry = {max_attempts = 3}
+
+        `more`: arguments that the file does not have, or that count more than the file's. Raises ConfigError.
+        """
+        try:
+            with open(path, "rb") as file:
+                found = tomllib.load(file)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: can't be read: {error}") from error
+        table = found.get(section)
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: has no table [{section}]")
+        settings = table | more
+        if "url" not in settings:
+            raise ConfigError(f"{path}: [{section}] has no url")
+        try:
+            if isinstance(settings.get("retry"), dict):
+                settings["retry"] = RetryPolicy(**settings["retry"])
+            return cls(**settings)
+        except TypeError as error:
+            raise ConfigError(f"{path}: [{section}]: {error}") from error
 
     # Set-up ---------------------------------------------------------------------------------------
 

@@ -8,7 +8,10 @@ import msgspec
 from pamqp.commands import Basic
 
 from partymq.amqp import content
+from partymq.group.key import HeaderKey
+from partymq.router.contents import REDELIVERED_HEADER
 
+_REDELIVERED = HeaderKey(REDELIVERED_HEADER).find
 _FROM_JSON = msgspec.json.Decoder().decode
 
 
@@ -130,8 +133,13 @@ class Message:
 
     @property
     def redelivered(self) -> bool:
-        """Whether the broker may have delivered it before: to this member or to another one."""
-        return content.redelivered_at(self._raw.data, 0)
+        """Whether it may be a repeat: the broker has delivered it before, to this member or to another, or
+        the router may have."""
+        raw = self._raw
+        return (
+            content.redelivered_at(raw.data, 0)
+            or _REDELIVERED(raw.data, raw.header_at, len(raw.data), b"") is not None
+        )
 
     @property
     def exchange(self) -> str:

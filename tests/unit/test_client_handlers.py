@@ -19,12 +19,14 @@ from partymq.errors import ConfigError, Undecodable
 from tests.unit.raw_content import short_string
 
 
-def message(body: bytes, content_type: str | None = None, **headers: Any) -> Message:
+def message(
+    body: bytes, content_type: str | None = None, redelivered: bool = True, **headers: Any
+) -> Message:
     deliver = (
         b"\0\x3c\0\x3c"
         + short_string("c1")
         + b"\0\0\0\0\0\0\0\x07"
-        + b"\1"
+        + bytes([redelivered])
         + short_string("an exchange")
         + short_string("1.5")
     )
@@ -59,6 +61,8 @@ async def test_a_message_shows_what_came():
     assert (seen.exchange, seen.routing_key, seen.redelivered) == ("an exchange", "1.5", True)
     assert (seen.fencing_token, seen.attempt, seen.lost.is_set()) == (17, 2, False)
     assert message(b"").headers == {}
+    assert message(b"", redelivered=False).redelivered is False
+    assert message(b"", redelivered=False, **{"x-partymq-redelivered": "true"}).redelivered is True
 
 
 async def test_lost_is_seen_by_coroutines_and_threads():

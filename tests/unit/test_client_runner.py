@@ -1,0 +1,195 @@
+"""The runner with a broker that is only played: what is settled when, and what is not."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import partymq
+from partymq.client.consumer import Consumer
+from partymq.client.failure import RetryPolicy
+from partymq.client.handlers import Handler
+from partymq.client.lanes import Item
+from partymq.client.message import Message
+from partymq.client.ownership import Owned
+from partymq.client.partition import Partition
+from partymq.client.runner import Runner
+from partymq.client.settings import ConsumerSettings
+from partymq.client.testing import StaticOwnership
+from partymq.errors import ConfigError, ConnectionLost, HandlerFailed
+from partymq.group.key import HeaderKey
+from tests.unit.test_client_handlers import message as raw_message
+
+
+class Acked:
+    """A channel that notes what is acknowledged."""
+
+    error = None
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def ack(self, tag: int, multiple: bool = False) -> None:
+        self.calls.append(("upto", tag))
+
+    def ack_many(self, tags: list[int]) -> None:
+        self.calls.append(("alone", tags))
+
+    def shut(self) -> None:
+        self.calls.append("shut")
+
+
+class World:
+    def __init__(self, call: Callable[[Message], Any], **settings: Any) -> None:
+        self.fatal: list[HandlerFailed] = []
+        settings.setdefault("retry", RetryPolicy(max_attempts=2, first_delay=0.001))
+        self.runner = Runner(
+            Handler(call, in_threads=settings.pop("in_threads", False)),
+            "orders",
+            ConsumerSettings(**settings),
+            self.failed,
+        )
+        self.partition = Partition(
+            Owned(3, "q.3", 7), self.runner.lanes, HeaderKey("k"), 100, self.runner.pump, lambda *_: None
+        )
+        self.acked = Acked()
+        self.partition._channel = self.acked  # type: ignore[assignment]
+
+    def failed(self, error: HandlerFailed) -> None:
+        self.partition.drop()
+        self.fatal.append(error)
+
+    def deliver(self, *keys: str) -> None:
+        for tag, key in enumerate(keys, start=1):
+            raw = raw_message(key.encode()).raw
+            self.runner.lanes.add(Item(self.partition.stream, tag, key.encode(), raw))
+        self.runner.pump()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_acks_of_a_few_milliseconds_are_put_together():
+    async def handle(message: Message) -> None: ...
+
+    world = World(handle)
+    world.deliver("a", "b", "c")
+    await until(lambda: world.acked.calls)
+    assert world.acked.calls == [("upto", 3)]
+    assert world.runner.handled == 3
+
+
+async def test_a_message_that_cannot_be_put_away_is_not_acknowledged_and_its_key_waits(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("partymq.client.runner._PUT_AWAY_AGAIN", 0.005)
+    seen: list[bytes] = []
+    tries = 0
+
+    async def handle(message: Message) -> None:
+        seen.append(message.body)
+        if message.body == b"a":
+            raise ValueError
+
+    async def dead_letter(raw: Any, headers: dict[str, str]) -> None:
+        nonlocal tries
+        tries += 1
+        await asyncio.sleep(0.02)
+        if tries < 4:
+            raise ConnectionLost("not now")
+
+    world = World(handle)
+    world.runner.outlet = SimpleNamespace(dead_letter=dead_letter)  # type: ignore[assignment]
+    world.deliver("a", "a", "b")
+    await until(lambda: tries == 3)
+    assert seen == [b"a", b"b", b"a"]
+    await until(lambda: world.acked.calls)
+    assert world.acked.calls == [("alone", [3])]
+    await until(lambda: world.runner.failed == 2)
+    assert seen == [b"a", b"b", b"a", b"a", b"a"]
+    world.partition.flush(all_now=True)
+    assert world.acked.calls[-1] == ("upto", 2)
+
+
+async def test_nothing_more_of_a_partition_is_acknowledged_once_it_is_lost():
+    ended = asyncio.Event()
+
+    async def handle(message: Message) -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            ended.set()
+
+    world = World(handle)
+    world.deliver("a", "b")
+    await asyncio.sleep(0)
+    world.runner.lose(world.partition)
+    await until(ended.is_set)
+    await until(lambda: world.runner.lanes.running == 0)
+    assert world.acked.calls == ["shut"]
+    assert world.runner.retried == 0
+
+
+async def test_a_message_that_has_not_begun_when_its_partition_is_lost_never_does():
+    seen: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        seen.append(message.body)
+
+    world = World(handle)
+    world.deliver("a", "b")
+    world.runner.lose(world.partition)
+    await until(lambda: world.runner.lanes.running == 0)
+    assert seen == []
+    assert len(world.runner.lanes) == 0
+
+
+async def test_a_handler_that_cancels_itself_has_failed():
+    attempts: list[int] = []
+
+    async def handle(message: Message) -> None:
+        attempts.append(message.attempt)
+        inner = asyncio.ensure_future(asyncio.sleep(10))
+        inner.cancel()
+        await inner
+
+    world = World(handle, on_failure="stop")
+    world.deliver("a", "a")
+    await until(lambda: world.fatal)
+    assert attempts == [1, 2]
+    assert "CancelledError" in str(world.fatal[0])
+    assert world.acked.calls == []
+
+
+async def test_a_consumer_is_made_from_a_file(tmp_path: Path):
+    file = tmp_path / "orders.toml"
+    file.write_text(
+        '[consumer]\nurl = "amqp://localhost"\ngroup = "orders"\nretry = {max_attempts = 3}\nthreads = 2\n'
+    )
+    ownership = StaticOwnership("amqp://localhost", [])
+    consumer = Consumer.from_config(file, ownership=ownership, threads=4)
+    assert (consumer.group, consumer.settings.threads, consumer.settings.retry.max_attempts) == (
+        "orders",
+        4,
+        3,
+    )
+    with pytest.raises(ConfigError, match="nothing"):
+        Consumer.from_config(file, "nothing")
+    with pytest.raises(ConfigError, match="colour"):
+        Consumer.from_config(file, ownership=ownership, colour="red")
+    file.write_text('[consumer]\nurl = "amqp://localhost"\nretry = {attempts = 3}\n')
+    with pytest.raises(ConfigError, match="attempts"):
+        Consumer.from_config(file, ownership=ownership)
+
+
+async def test_the_library_is_found_under_the_package():
+    assert partymq.Consumer.__module__ == "partymq.client.consumer"
+    assert partymq.Message is Message
+    with pytest.raises(AttributeError, match="Customer"):
+        partymq.Customer  # noqa: B018
