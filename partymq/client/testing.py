@@ -17,6 +17,7 @@ class StaticOwnership:
     """Owns the given partitions as long as it is connected; connects again when it is not.
 
     Attributes:
+        partitions: those it owns at its next connection, and gives up at the end.
         owner, connection: while it runs and is connected; so a test can revoke, and cut.
         assigned: set while all partitions are consumed.
     """
@@ -28,7 +29,7 @@ class StaticOwnership:
         self.connection: Connection | None = None
         self.assigned = asyncio.Event()
         self._url = BrokerUrl.parse(url) if isinstance(url, str) else url
-        self._partitions = list(partitions)
+        self.partitions = list(partitions)
         self._finder = finder or make_finder(KeyRule())
         self._leaving = asyncio.Event()
 
@@ -62,11 +63,11 @@ class StaticOwnership:
         self.connection = connection
         gone = asyncio.create_task(connection.wait_lost())
         try:
-            await owner.gained(Gain(connection, tuple(self._partitions), len(self._partitions), self._finder))
+            await owner.gained(Gain(connection, tuple(self.partitions), len(self.partitions), self._finder))
             self.assigned.set()
             await asyncio.wait((leaving, gone), return_when=asyncio.FIRST_COMPLETED)
             if leaving.done():
-                await owner.revoke([owned.number for owned in self._partitions])
+                await owner.revoke([owned.number for owned in self.partitions])
                 await connection.close()
         finally:
             gone.cancel()

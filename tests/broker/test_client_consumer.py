@@ -20,10 +20,11 @@ from partymq.amqp.url import BrokerUrl
 from partymq.client.consumer import Consumer
 from partymq.client.failure import RetryPolicy
 from partymq.client.message import Lost, Message
-from partymq.client.ownership import Owned
+from partymq.client.ownership import Gain, Owned
 from partymq.client.parking import ask_for_release, sequence, sift
 from partymq.client.testing import StaticOwnership
 from partymq.errors import ChannelClosed, ConfigError, HandlerFailed
+from partymq.group.key import KeyRule, make_finder
 from partymq.group.names import dead_letter_queue, parked_queue
 from partymq.group.partitioner import partition_of
 from tests.conftest import Vhost
@@ -441,6 +442,76 @@ async def test_a_parked_key_waits_over_changes_of_its_owner_until_it_is_released
         await until(lambda: len(seen) == 5)
     assert seen == ["bad", "a2", "a3", "a4", "a5"]
     assert await parked() == [b"b3"]
+    assert await opened.left() == []
+
+
+@pytest.mark.parametrize("cuts", [False, True], ids=["planned", "with cuts"])
+async def test_partitions_that_move_to_and_fro_under_load_keep_every_promise(
+    opened: Partitions, kind: str, cuts: bool
+):
+    chance = random.Random(7)
+    for number in range(4):
+        await opened.declare(number, kind)
+    all_owned, tokens = list(opened.owned), dict.fromkeys(range(4), 1000)
+    seen: dict[str, list[int]] = defaultdict(list)
+    running: set[str] = set()
+    repeats = 0
+
+    async def handle(message: Message) -> None:
+        nonlocal repeats
+        key, number = str(message.key), int(message.body)
+        assert key not in running
+        running.add(key)
+        try:
+            await asyncio.sleep(chance.choice([0, 0, 0.001, 0.004]))
+        finally:
+            running.discard(key)
+        if number < len(seen[key]):
+            repeats += 1
+            assert message.redelivered
+        else:
+            assert number == len(seen[key]), f"{key}: {number} after {seen[key][-1:]}"
+            seen[key].append(number)
+
+    async def publish() -> None:
+        for number in range(60):
+            await asyncio.gather(*(opened.publish(f"key-{key}", str(number)) for key in range(12)))
+
+    members = []
+    for place in range(2):
+        opened.owned = [owned for owned in all_owned if owned.number % 2 == place]
+        members.append(opened.consumer(handle, on_failure="stop", retry=RetryPolicy(max_attempts=1)))
+    opened.owned = all_owned
+    async with members[0][0], members[1][0]:
+        for _, ownership in members:
+            await ownership.assigned.wait()
+        publishing = asyncio.create_task(publish())
+        for move in range(30):
+            if publishing.done():
+                break
+            giver, taker = (members[place][1] for place in chance.sample([0, 1], 2))
+            moving = [owned for owned in giver.partitions if chance.random() < 0.5]
+            if cuts and move % 8 == 4:
+                assert giver.connection is not None
+                giver.assigned.clear()
+                giver.connection.abort()
+                await giver.assigned.wait()
+                continue
+            assert giver.owner is not None
+            assert taker.owner is not None
+            assert taker.connection is not None
+            await giver.owner.revoke([owned.number for owned in moving])
+            giver.partitions = [owned for owned in giver.partitions if owned not in moving]
+            gained = []
+            for owned in moving:
+                tokens[owned.number] += 1
+                gained.append(Owned(owned.number, owned.queue, tokens[owned.number]))
+            taker.partitions += gained
+            await taker.owner.gained(Gain(taker.connection, gained, 4, make_finder(KeyRule())))
+        await publishing
+        await until(lambda: sum(map(len, seen.values())) == 720, 20)
+    assert seen == {f"key-{key}": list(range(60)) for key in range(12)}
+    assert cuts or not repeats
     assert await opened.left() == []
 
 
