@@ -178,9 +178,9 @@ class Channel(Topology):
         properties: Basic.Properties | None = None,
         *,
         mandatory: bool = False,
-        timeout: float = 10.0,
+        timeout: float | None = 10.0,
     ) -> None:
-        """Publishes a message and waits until the broker has taken it over.
+        """Publishes a message and waits until the broker has taken it over (None: however long it takes).
 
         Needs `select_confirms()` before, not in raw mode (else RuntimeError). Raises Unroutable (only
         with `mandatory`), Nacked, and ValueError where the message can't be encoded. After CallTimeout

@@ -43,6 +43,8 @@ async def serve_commands(connection: Connection, group: str, on_command: OnComma
         for span in spans:
             try:
                 message = decode(buf, span)
+                if not message.body:
+                    continue  # from `probe`
                 command = decode_command(message.body)
             except (msgspec.DecodeError, ProtocolError) as error:
                 _log.warning("a message in the coordinator queue is no command; dropped", reason=str(error))
@@ -64,6 +66,14 @@ async def serve_commands(connection: Connection, group: str, on_command: OnComma
                 raise
         await asyncio.sleep(_RETRY)
         channel = await connection.open_channel()
+
+
+def probe(connection: Connection, channel: Channel, group: str) -> None:
+    """Publish something of no consequence: only to those who publish the broker says that it takes nothing.
+
+    `channel`: from `serve_commands`, which drops it.
+    """
+    _send(connection, channel, coordinator_queue(group), b"", Basic.Properties())
 
 
 class CommandClient:
@@ -89,6 +99,7 @@ class CommandClient:
         await channel.declare_queue(self._queue, durable=True)
         await channel.declare_queue(self._control, exclusive=True, auto_delete=True)
         await channel.consume(self._control, self._delivered, no_ack=True)
+        self._connection.on_blocked(self._blocked)
         self._channel = channel
 
     async def call(self, request_id: str, call: Call) -> Reply:
@@ -101,7 +112,7 @@ class CommandClient:
             raise ConnectionLost(f"no connection to the broker: {channel and channel.error}")
         blocked = self._connection.blocked
         if blocked is not None:
-            raise NoCoordinator(f"the broker takes no messages at the moment ({blocked}); try again")
+            raise _taking_nothing(blocked)
         body = encode(Command(request_id, call))
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = answer
@@ -125,6 +136,13 @@ class CommandClient:
         assert self._channel is not None
         return await self._channel.wait_closed()
 
+    def _blocked(self, reason: str | None) -> None:
+        """What was just sent may not get through before long: its callers had better ask elsewhere."""
+        if reason is not None:
+            for answer in self._waiting.values():
+                if not answer.done():
+                    answer.set_exception(_taking_nothing(reason))
+
     def _delivered(self, buf: bytes, spans: list[Span]) -> None:
         for span in spans:
             try:
@@ -135,6 +153,10 @@ class CommandClient:
             answer = self._waiting.get(reply.request_id)
             if answer is not None and not answer.done():
                 answer.set_result(reply)
+
+
+def _taking_nothing(reason: str) -> NoCoordinator:
+    return NoCoordinator(f"the broker takes no messages at the moment ({reason}); try again")
 
 
 def _send(connection: Connection, channel: Channel, queue: str, body: bytes, properties: Any) -> None:

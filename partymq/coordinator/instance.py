@@ -25,7 +25,7 @@ from partymq.coordinator.term import Term
 from partymq.coordinator.topology import declare_write_exchange
 from partymq.errors import BrokerError, ConfigError, ConnectionLost, NoCoordinator
 from partymq.group.state import GroupState
-from partymq.group.wire import Call, Command, Describe, MemberCall, Reply, Status
+from partymq.group.wire import Call, Command, Describe, Heartbeat, MemberCall, Reply, Status
 
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 10.0
@@ -210,6 +210,9 @@ class GroupInstance:
         request_id = uuid4().hex
         if self._term is not None:
             # The coordinator is this process: no need of the broker, which may take no messages just now.
+            # Only what has to be saved can't be done then.
+            if self._term.blocked is not None and not isinstance(call, Heartbeat | Describe):
+                raise NoCoordinator(f"the broker takes no messages now ({self._term.blocked}); try again")
             answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
             self._term.submit(Command(request_id, call), lambda reply: _answer(answer, reply))
             try:

@@ -21,12 +21,14 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, decode
-from partymq.errors import BrokerError, ChannelClosed, ConfigError, LeaseLost, ProtocolError
+from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, LeaseLost, ProtocolError
 from partymq.group.names import state_queue
 from partymq.group.state import GroupState
 
 _SETTLE: Final = 0.1
 """Seconds in which what a dead coordinator had sent before it died arrives in its queues."""
+_CONFIRM: Final = 10.0
+"""Seconds in which the broker has to confirm a state."""
 _PRECONDITION_FAILED: Final = 406
 
 _log = structlog.get_logger(__name__)
@@ -187,9 +189,23 @@ class Lease:
         return found.messages
 
     async def _publish(self, message: StateMessage) -> None:
+        """Publish and wait for the confirm; the time in which the broker takes no messages does not count."""
         assert self._channel is not None
         properties = Basic.Properties(content_type="application/json", delivery_mode=2)
-        await self._channel.publish("", self._queue, msgspec.json.encode(message), properties, mandatory=True)
+        body = msgspec.json.encode(message)
+        publishing = asyncio.ensure_future(
+            self._channel.publish("", self._queue, body, properties, mandatory=True, timeout=None)
+        )
+        try:
+            blocked = True
+            while not publishing.done() and (blocked or self._connection.blocked is not None):
+                blocked = self._connection.blocked is not None
+                await asyncio.wait([publishing], timeout=_CONFIRM)
+            if not publishing.done():
+                raise CallTimeout(f"the state was not confirmed by the broker within {_CONFIRM:g} s")
+            publishing.result()
+        finally:
+            publishing.cancel()
 
     async def _wait_until(self, delivered: Callable[[], bool]) -> None:
         lost = asyncio.ensure_future(self.wait_lost())

@@ -17,7 +17,7 @@ import structlog
 
 from partymq.amqp.connection import Connection
 from partymq.config.settings import BrokerSettings, GroupSettings
-from partymq.coordinator.commands import AnswerTo, serve_commands
+from partymq.coordinator.commands import AnswerTo, probe, serve_commands
 from partymq.coordinator.depths import QueueDepths
 from partymq.coordinator.lease import Lease
 from partymq.coordinator.leftovers import discard_leftover, move_leftover
@@ -31,11 +31,12 @@ from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.names import leftover_queue
 from partymq.group.state import GroupState
-from partymq.group.wire import Command, Describe, MemberCall, Ready, Reply, Status
+from partymq.group.wire import Command, Describe, Heartbeat, MemberCall, Ready, Reply, Status
 from partymq.router import Router
 from partymq.router import events as routed
 
 _TICK: Final = 0.2
+_PROBE: Final = 1.0
 _RENEW: Final = 240.0
 """Seconds after which at the latest the state is saved again: the broker must not find it unacked for longer
 than its `consumer_timeout`."""
@@ -132,6 +133,9 @@ class Term:
         call = command.call
         if isinstance(call, Describe):
             answer(Reply(command.request_id, Status.OK, self.describe()))
+        elif isinstance(call, Heartbeat) and self._is_alive(call):
+            # It changes nothing that has to be saved, so that it need not wait where nothing can be.
+            answer(Reply(command.request_id, Status.OK))
         elif call.hostname in self._looking:
             # Calls of one member don't overtake each other.
             self._looking[call.hostname].append((command, answer))
@@ -139,6 +143,11 @@ class Term:
             self._look_for_queue(call.hostname, command, answer)
         else:
             self._submitted(command.request_id, call, answer)
+
+    def _is_alive(self, heartbeat: Heartbeat) -> bool:
+        """Note a member's heartbeat; False where it is none, perhaps because its `bind` is still waiting."""
+        [answer] = self.coordinator.handle(ev.Called("", heartbeat), monotonic())
+        return answer == ev.Answer("", Status.OK)
 
     def _queue_of(self, hostname: str) -> str | None:
         member = self.coordinator.state.members.get(hostname)
@@ -161,6 +170,11 @@ class Term:
             self._observer.add_to(member)
         self._router.add_to(described)
         return described
+
+    @property
+    def blocked(self) -> str | None:
+        """The broker's reason for taking no messages now; None where it does."""
+        return self._connection.blocked
 
     def unready(self) -> str | None:
         """Why nothing is routed now; None where all is well."""
@@ -214,8 +228,17 @@ class Term:
                 self._happened(ev.Fetched(number))
 
     async def _serve(self) -> None:
-        channel = await serve_commands(self._connection, self._settings.name, self.submit)
-        raise await channel.wait_closed()
+        group = self._settings.name
+        channel = await serve_commands(self._connection, group, self.submit)
+        closed = asyncio.ensure_future(channel.wait_closed())
+        try:
+            while not closed.done():
+                if self._connection.blocked is None:
+                    probe(self._connection, channel, group)
+                await asyncio.wait([closed], timeout=_PROBE)
+            raise closed.result()
+        finally:
+            closed.cancel()
 
     async def _tick(self) -> None:
         blocked = False

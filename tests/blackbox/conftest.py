@@ -6,10 +6,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pika
+import pika.exceptions
 import pytest
 
 from tests.blackbox.crowd import Crowd
@@ -98,11 +100,13 @@ def serve(vhost: Vhost, tmp_path: Path) -> Iterator[Callable[..., Served]]:
 @pytest.fixture
 def channel(vhost: Vhost) -> Iterator[Any]:
     """A channel with the source queue declared, as it stands where PartyMQ is brought in."""
-    with pika.BlockingConnection(pika.URLParameters(vhost.amqp_url)) as connection:
-        opened = connection.channel()
-        opened.queue_declare(SOURCE, durable=True)
-        opened.confirm_delivery()
-        yield opened
+    connection = pika.BlockingConnection(pika.URLParameters(vhost.amqp_url))
+    opened = connection.channel()
+    opened.queue_declare(SOURCE, durable=True)
+    opened.confirm_delivery()
+    yield opened
+    with suppress(pika.exceptions.AMQPError):  # the broker may have been killed meanwhile
+        connection.close()
 
 
 @pytest.fixture
