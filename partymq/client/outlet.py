@@ -10,6 +10,7 @@ from partymq.amqp.content import Returned, body_of, publish_frame, with_channel
 from partymq.amqp.publishing import Publishing
 from partymq.client.message import Raw
 from partymq.errors import CallTimeout, ChannelClosed
+from partymq.group.key import HeaderKey
 from partymq.group.names import dead_letter_queue, own_exchange, parked_queue
 from partymq.router.contents import Fitter
 
@@ -35,8 +36,12 @@ class Outlet:
         """Publishes the message to the dead-letter queue. See `publish`."""
         await self.publish(dead_letter_queue(self._group), raw, headers)
 
-    async def publish(self, queue: str, raw: Raw, headers: Mapping[str, str]) -> None:
+    async def publish(
+        self, queue: str, raw: Raw, headers: Mapping[str, str], *, needed: str | None = None
+    ) -> None:
         """Publishes the message to one of the two queues, with these headers; it is there on return.
+
+        Headers that do not fit are left out, unless one is `needed`.
 
         Raises BrokerError (it is not known then whether it is there), and ValueError where the message can't
         be published at all.
@@ -50,6 +55,8 @@ class Outlet:
         fitted = Fitter(channel.number, connection.username, limit, limit).fit(
             with_channel(raw.content, channel.number), headers
         )
+        if needed is not None and HeaderKey(needed).find(fitted, 0, len(fitted), b"") is None:
+            raise ValueError(f"the headers that a message to {queue} needs do not fit into a frame")
         if channel.error is not None:
             raise channel.error
         frame = publish_frame(channel.number, self._exchange, queue, mandatory=True)

@@ -60,8 +60,10 @@ class Owner(Protocol):
     async def gained(self, gain: Gain) -> None:
         """Begins to consume; returns when the broker knows all the consumers.
 
-        Raises BrokerError when the connection is lost meanwhile. A queue that can't be consumed is tried
-        again and again for as long as its partition is owned.
+        Each partition must not be owned already; a new token is a new gain, after a `revoke`. Raises
+        BrokerError when the connection is lost meanwhile, or the broker does not answer in time: then cut the
+        connection, call `lost`, and join again. What the hook `on_assigned` raises goes through, and is to
+        end `run`. A queue that can't be consumed is tried again and again while its partition is owned.
         """
 
     async def revoke(self, partitions: Collection[int]) -> None:

@@ -82,7 +82,8 @@ class Parking:
         """Parks a message, and with it its key, which it is even if this raises BrokerError or ValueError."""
         self._note(key, partition)
         number, self._next = self._next, self._next + 1
-        await self._outlet.publish(parked_queue(self._group), raw, headers | {SEQUENCE_HEADER: str(number)})
+        headers = headers | {SEQUENCE_HEADER: str(number)}
+        await self._outlet.publish(parked_queue(self._group), raw, headers, needed=SEQUENCE_HEADER)
 
     async def parked(self, key: bytes) -> list[Raw]:
         """The parked messages of a key, in order. Raises BrokerError."""
@@ -181,7 +182,7 @@ async def sift(
         except ChannelClosed as error:
             if error.code == _NOT_FOUND:
                 return []
-            if error.code != _ACCESS_REFUSED:
+            if error.code != _ACCESS_REFUSED or "exclusive" not in error.text:
                 raise
         finally:
             await channel.close()

@@ -6,6 +6,7 @@ safe in another queue.
 
 import asyncio
 import random
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -13,7 +14,7 @@ import structlog
 
 from partymq.client.failure import describe, failure_headers
 from partymq.client.handlers import Handler
-from partymq.client.lanes import Item, Lanes
+from partymq.client.lanes import Item, Lanes, State
 from partymq.client.message import Message, Raw
 from partymq.client.outlet import Outlet
 from partymq.client.parking import Parking
@@ -104,6 +105,8 @@ class Runner:
                 self.handled += 1
                 self._done(partition, item)
         finally:
+            if item.state == State.RUNNING:
+                self._unsettled(item)
             item.run = None
             partition.ended()
             self.pump()
@@ -164,6 +167,16 @@ class Runner:
         else:
             _log.error("a handler failed for good", error=describe(error), exc_info=error, **told)
             await self._put_away(partition, item, message, "failed", error)
+
+    def _unsettled(self, item: Item) -> None:
+        """Something was raised that is no failure of a handler (SystemExit, or a fault of our own). Going on
+        without this message would break the order of its key."""
+        error = sys.exception()
+        fatal = HandlerFailed(f"group {self._group}: a handler ended with {error!r}")
+        fatal.__cause__ = error
+        self._on_fatal(fatal)
+        item.stream.owner.drop()
+        self.lanes.leave(item)
 
     def _again(self, item: Item, delay: float) -> None:
         if self.lanes.hold(item):

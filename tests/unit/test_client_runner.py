@@ -167,6 +167,22 @@ async def test_a_handler_that_cancels_itself_has_failed():
     assert world.acked.calls == []
 
 
+async def test_an_exit_from_a_handler_stops_the_consumer_and_leaves_its_message():
+    class Exit(BaseException): ...
+
+    async def handle(message: Message) -> None:
+        raise Exit
+
+    world = World(handle)
+    caught: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: caught.append(context["exception"]))
+    world.deliver("a", "a")
+    await until(lambda: world.fatal and caught)
+    assert isinstance(world.fatal[0].__cause__, Exit)
+    assert world.runner.lanes.running == 0
+    assert world.acked.calls == []
+
+
 async def test_a_consumer_is_made_from_a_file(tmp_path: Path):
     file = tmp_path / "orders.toml"
     file.write_text(
