@@ -6,15 +6,28 @@ if TYPE_CHECKING:
     from partymq.client.consumer import Consumer
     from partymq.client.failure import RetryPolicy
     from partymq.client.message import Message
+    from partymq.client.publisher import Outgoing, Publisher
+    from partymq.client.sync import SyncPublisher
 
 __version__ = "0.1.0"
 
-__all__ = ["Consumer", "Message", "RetryPolicy", "__version__"]
+__all__ = [
+    "Consumer",
+    "Message",
+    "Outgoing",
+    "Publisher",
+    "RetryPolicy",
+    "SyncPublisher",
+    "__version__",
+]
 
 _LIBRARY: Final = {
     "Consumer": "partymq.client.consumer",
     "Message": "partymq.client.message",
+    "Outgoing": "partymq.client.publisher",
+    "Publisher": "partymq.client.publisher",
     "RetryPolicy": "partymq.client.failure",
+    "SyncPublisher": "partymq.client.sync",
 }
 
 

@@ -1,0 +1,199 @@
+"""The publisher against a real broker: order over resizes, cuts, lost queues; what it says when it can't."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import pairwise
+
+import pytest
+
+from partymq.amqp.connection import Connection, connect
+from partymq.amqp.content import Message, Span, decode
+from partymq.amqp.url import BrokerUrl
+from partymq.client.publisher import Outgoing, Publisher
+from partymq.client.sync import SyncPublisher
+from partymq.client.topology import agree, declare, delete, locked, read_layout, unbind, write_layout
+from partymq.errors import CallTimeout, ConfigError
+from partymq.group.layout import GroupLayout
+from partymq.group.names import write_exchange
+from partymq.group.partitioner import partition_of
+from tests.broker.tcp_proxy import TcpProxy
+from tests.conftest import Vhost
+
+GROUP = "orders"
+
+
+@pytest.fixture
+async def connection(vhost: Vhost) -> AsyncIterator[Connection]:
+    opened = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
+    yield opened
+    await opened.close()
+
+
+async def drained(connection: Connection, queue: str) -> list[Message]:
+    # A quorum queue with a single active consumer allows no basic.get.
+    channel = await connection.open_channel()
+    count = (await channel.declare_queue(queue, passive=True)).messages
+    messages: list[Message] = []
+    complete = asyncio.Event()
+
+    def receive(buf: bytes, spans: list[Span]) -> None:
+        messages.extend(decode(buf, span) for span in spans)
+        if len(messages) == count:
+            complete.set()
+
+    await channel.consume(queue, receive, no_ack=True)
+    if count:
+        await asyncio.wait_for(complete.wait(), 10)
+    await channel.close()
+    return messages
+
+
+async def resize(connection: Connection, layout: GroupLayout, partitions: int) -> GroupLayout:
+    """What a resize does to publishers."""
+    after = layout.resized(partitions)
+    async with locked(connection, GROUP):
+        await declare(connection, GROUP, after)
+        await write_layout(connection, GROUP, after)
+        await unbind(connection, GROUP, layout)
+    return after
+
+
+async def by_key(connection: Connection, *layouts: GroupLayout) -> dict[str, list[int]]:
+    """The numbers in the bodies, by key, of one layout after the other."""
+    found: dict[str, list[int]] = {}
+    for layout in layouts:
+        for partition in range(layout.partitions):
+            for message in await drained(connection, layout.queue(GROUP, partition)):
+                key = (message.properties.headers or {})["partitionKey"]
+                assert isinstance(key, str)
+                assert partition_of(key.encode(), layout.partitions) == partition
+                found.setdefault(key, []).append(int(message.body))
+    return found
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+async def test_a_message_is_in_its_keys_queue_as_it_was_given(
+    vhost: Vhost, connection: Connection, queue_type: str
+) -> None:
+    async with Publisher(vhost.amqp_url, group=GROUP, partitions=4, queue_type=queue_type) as publisher:
+        await publisher.publish({"amount": 7}, key="customer-42")
+        await publisher.publish(b"\0raw", key="customer-42", headers={"trace": "t1"})
+        await publisher.publish("größer", key=42)
+        layout = publisher.layout
+    first, second = await drained(connection, layout.queue(GROUP, partition_of(b"customer-42", 4)))
+    assert first.body == b'{"amount":7}'
+    assert first.properties.content_type == "application/json"
+    assert first.properties.delivery_mode == 2
+    assert first.properties.headers == {"partitionKey": "customer-42"}
+    assert second.body == b"\0raw"
+    assert second.properties.headers == {"partitionKey": "customer-42", "trace": "t1"}
+    (third,) = await drained(connection, layout.queue(GROUP, partition_of(b"42", 4)))
+    assert third.body.decode() == "größer"
+
+
+async def test_messages_without_a_key_are_spread(vhost: Vhost, connection: Connection) -> None:
+    async with Publisher(vhost.amqp_url, group=GROUP, partitions=4, queue_type="classic") as publisher:
+        assert await publisher.publish_many(Outgoing(b"") for _ in range(8)) == 8
+        layout = publisher.layout
+    counts = [len(await drained(connection, layout.queue(GROUP, number))) for number in range(4)]
+    assert counts == [2, 2, 2, 2]
+
+
+async def test_whoever_comes_first_creates_the_group_and_others_are_told_what_differs(
+    vhost: Vhost, connection: Connection
+) -> None:
+    others = [await connect(BrokerUrl.parse(vhost.amqp_url), name=f"other {n}") for n in range(4)]
+    layouts = await asyncio.gather(*(agree(one, GROUP, {"partitions": 3}) for one in (connection, *others)))
+    assert {layout.partitions for layout in layouts} == {3}
+    assert await read_layout(connection, GROUP) == layouts[0]
+    with pytest.raises(ConfigError, match=r"partitions = 5 is set here, .* partitions = 3"):
+        async with Publisher(vhost.amqp_url, group=GROUP, partitions=5):
+            pass
+    with pytest.raises(ConfigError, match="rabbitmq_consistent_hash_exchange"):
+        await agree(others[0], "hashed", {"ingress": "hash-exchange"})
+    assert await delete(connection, GROUP, layouts[0]) == 0
+    assert await read_layout(connection, GROUP) is None
+    for other in others:
+        await other.close()
+
+
+async def test_order_is_kept_while_the_group_is_resized(vhost: Vhost, connection: Connection) -> None:
+    sent: dict[str, list[int]] = {}
+    async with Publisher(vhost.amqp_url, group=GROUP, partitions=4, queue_type="classic") as publisher:
+        before = publisher.layout
+        stop = asyncio.Event()
+
+        async def publish() -> None:
+            number = 0
+            while not stop.is_set():
+                messages = []
+                for _ in range(100):
+                    number += 1
+                    key = f"k{number % 7}"
+                    sent.setdefault(key, []).append(number)
+                    messages.append((str(number), key))
+                await publisher.publish_many(messages)
+
+        publishing = asyncio.create_task(publish())
+        await asyncio.sleep(0.2)
+        after = await resize(connection, before, 6)
+        await asyncio.sleep(0.2)
+        stop.set()
+        await publishing
+        assert publisher.layout == after
+    assert await by_key(connection, before, after) == sent
+
+
+async def test_what_was_not_confirmed_when_the_connection_broke_comes_again_in_order(
+    vhost: Vhost, connection: Connection, tcp_proxy: TcpProxy
+) -> None:
+    async with Publisher(
+        tcp_proxy.url(vhost.amqp_url), group=GROUP, partitions=2, queue_type="classic"
+    ) as publisher:
+
+        async def numbers() -> AsyncIterator[tuple[str, str]]:
+            for number in range(3_000):
+                if number in (1_000, 2_000):
+                    tcp_proxy.cut()
+                yield str(number), "k"
+                if not number % 50:
+                    await asyncio.sleep(0.001)
+
+        assert await publisher.publish_many(numbers()) == 3_000
+        layout = publisher.layout
+    found = (await by_key(connection, layout))["k"]
+    assert sorted(set(found)) == list(range(3_000))
+    firsts = list(dict.fromkeys(found))
+    assert firsts == list(range(3_000))
+    # Going back only where something is repeated, and then without a gap.
+    assert all(later <= earlier + 1 for earlier, later in pairwise(found))
+
+
+async def test_a_queue_that_was_deleted_is_declared_again(vhost: Vhost, connection: Connection) -> None:
+    async with Publisher(vhost.amqp_url, group=GROUP, partitions=1, queue_type="classic") as publisher:
+        queue = publisher.layout.queue(GROUP, 0)
+        channel = await connection.open_channel()
+        await channel.delete_queue(queue)
+        await publisher.publish(b"1", "k")
+        await channel.delete_exchange(write_exchange(GROUP))
+        await publisher.publish(b"2", "k")
+        assert [message.body for message in await drained(connection, queue)] == [b"1", b"2"]
+        await delete(connection, GROUP, publisher.layout)
+        with pytest.raises(ConfigError, match="was deleted"):
+            await asyncio.wait_for(publisher.publish(b"3", "k"), 10)
+
+
+async def test_a_publish_that_takes_too_long_says_why(vhost: Vhost, tcp_proxy: TcpProxy) -> None:
+    url = tcp_proxy.url(vhost.amqp_url)
+    async with Publisher(url, group=GROUP, partitions=1, queue_type="classic", timeout=0.5) as publisher:
+        tcp_proxy.close()
+        with pytest.raises(CallTimeout, match=r"not connected: .*127.0.0.1"):
+            await publisher.publish(b"", "k")
+
+
+def test_scripts_publish_without_an_event_loop(vhost: Vhost) -> None:
+    with SyncPublisher(vhost.amqp_url, group=GROUP, partitions=2, queue_type="classic") as publisher:
+        publisher.publish({"n": 1}, key="a")
+        assert publisher.publish_many((str(n), f"k{n}") for n in range(600)) == 600
+        with pytest.raises(TypeError, match="can't be JSON"):
+            publisher.publish(object(), key="a")
