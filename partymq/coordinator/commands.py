@@ -19,8 +19,20 @@ from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, decode, encode_content, publish_frame
 from partymq.errors import BrokerError, ChannelClosed, ConnectionLost, NoCoordinator, ProtocolError
 from partymq.group.names import coordinator_queue
-from partymq.group.wire import Call, Command, Ready, Reply, decode_command, decode_reply, encode
+from partymq.group.wire import (
+    Assignment,
+    Call,
+    Command,
+    Ready,
+    Reply,
+    decode_assignment,
+    decode_command,
+    decode_reply,
+    encode,
+)
 
+ASSIGNMENT: Final = "assignment"
+"""Type (a property) of the messages in a control queue that are assignments."""
 _IN_USE: Final = frozenset({403, 405})
 _RETRY: Final = 0.1
 
@@ -83,13 +95,25 @@ class CommandClient:
         connection: may be shared with other things.
         group: the group's name.
         timeout: seconds that a call may take; half of it after the first try it is sent again.
+        on_assignment: called with the assignments that come without being asked for, of pull groups.
+
+    Attributes:
+        control: name of the control queue; it is there for as long as the connection.
     """
 
-    def __init__(self, connection: Connection, group: str, *, timeout: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        group: str,
+        *,
+        timeout: float,
+        on_assignment: Callable[[Assignment], None] | None = None,
+    ) -> None:
         self._connection = connection
         self._queue = coordinator_queue(group)
-        self._control = f"partymq.{group}.q.control-{uuid4().hex}"
+        self.control = f"partymq.{group}.q.control-{uuid4().hex}"
         self._timeout = timeout
+        self._on_assignment = on_assignment
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._channel: Channel | None = None
 
@@ -97,8 +121,8 @@ class CommandClient:
         """Declare the queues and listen for answers. Raises BrokerError."""
         channel = await self._connection.open_channel()
         await channel.declare_queue(self._queue, durable=True)
-        await channel.declare_queue(self._control, exclusive=True, auto_delete=True)
-        await channel.consume(self._control, self._delivered, no_ack=True)
+        await channel.declare_queue(self.control, exclusive=True, auto_delete=True)
+        await channel.consume(self.control, self._delivered, no_ack=True)
         self._connection.on_blocked(self._blocked)
         self._channel = channel
 
@@ -117,7 +141,7 @@ class CommandClient:
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = answer
         # What nobody takes in time must not be found there by a later coordinator.
-        properties = Basic.Properties(reply_to=self._control, expiration=str(int(self._timeout * 1000)))
+        properties = Basic.Properties(reply_to=self.control, expiration=str(int(self._timeout * 1000)))
         try:
             # A `ready` that is sent again could count for the next incarnation of a pod that died meanwhile.
             tries = 1 if isinstance(call, Ready) else 2
@@ -130,6 +154,12 @@ class CommandClient:
             del self._waiting[request_id]
             answer.cancel()
         raise NoCoordinator(f"no coordinator answered within {self._timeout:g} s; try again")
+
+    def tell(self, call: Call) -> None:
+        """Send a call to which there is no answer, or another than a `Reply`."""
+        if self._channel is not None:
+            properties = Basic.Properties(expiration=str(int(self._timeout * 1000)))
+            _send(self._connection, self._channel, self._queue, encode(Command("", call)), properties)
 
     async def wait_closed(self) -> BrokerError:
         """Wait until it is of no use any more."""
@@ -146,7 +176,12 @@ class CommandClient:
     def _delivered(self, buf: bytes, spans: list[Span]) -> None:
         for span in spans:
             try:
-                reply = decode_reply(decode(buf, span).body)
+                message = decode(buf, span)
+                if message.properties.message_type == ASSIGNMENT:
+                    if self._on_assignment is not None:
+                        self._on_assignment(decode_assignment(message.body))
+                    continue
+                reply = decode_reply(message.body)
             except (msgspec.DecodeError, ProtocolError) as error:
                 _log.warning("a message in the control queue is no reply; dropped", reason=str(error))
                 continue

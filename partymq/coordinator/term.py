@@ -31,7 +31,7 @@ from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.names import leftover_queue
 from partymq.group.state import GroupState
-from partymq.group.wire import Command, Describe, Heartbeat, MemberCall, Ready, Reply, Status
+from partymq.group.wire import Command, Describe, Heartbeat, MemberCall, Ready, Released, Reply, Status
 from partymq.router import Router
 from partymq.router import events as routed
 
@@ -133,6 +133,8 @@ class Term:
         call = command.call
         if isinstance(call, Describe):
             answer(Reply(command.request_id, Status.OK, self.describe()))
+        elif isinstance(call, Released):
+            pass  # of pull groups
         elif isinstance(call, Heartbeat) and self._is_alive(call):
             # It changes nothing that has to be saved, so that it need not wait where nothing can be.
             answer(Reply(command.request_id, Status.OK))

@@ -41,9 +41,28 @@ class Unbind(msgspec.Struct, frozen=True, tag="unbind"):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
-    """A member is alive."""
+    """A member is alive.
+
+    Of a pull group it says, too, the last assignment that it knows, and its control queue: that tells it from
+    another process of the same name.
+    """
 
     hostname: str
+    epoch: int = 0
+    generation: int = 0
+    queue: str | None = None
+
+
+class Released(msgspec.Struct, frozen=True, tag="released"):
+    """A member of a pull group does not consume these partitions any more, and all it had is settled.
+
+    `handover`: which one that completes; 0 for whichever it is in.
+    """
+
+    hostname: str
+    queue: str
+    handover: int
+    partitions: tuple[int, ...]
 
 
 class Describe(msgspec.Struct, frozen=True, tag="describe"):
@@ -51,7 +70,7 @@ class Describe(msgspec.Struct, frozen=True, tag="describe"):
 
 
 MemberCall = Bind | Ready | Unbind | Heartbeat
-Call = MemberCall | Describe
+Call = MemberCall | Released | Describe
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -72,11 +91,44 @@ class Reply(msgspec.Struct, frozen=True):
     description: dict[str, Any] | None = None
 
 
+class Standing(StrEnum):
+    """What the coordinator takes the recipient of an assignment for."""
+
+    MEMBER = "member"
+    UNKNOWN = "unknown"
+    """No member (any more): it has to bind again."""
+    REPLACED = "replaced"
+    """Another process has joined under its name."""
+
+
+class Assignment(msgspec.Struct, frozen=True, tag="assignment"):
+    """What a member of a pull group has to consume: always the whole truth, to its control queue.
+
+    Sent with every change, as answer to each heartbeat, and to find out whether the member is there at all.
+
+    Attributes:
+        standing: other than `member`, nothing is the recipient's own.
+        epoch: the coordinator's term; what has a lower one than was seen before is void.
+        generation: of the group's state, for people.
+        partitions: fencing tokens by number.
+        revoke: partitions to give up, by hand-over; each is answered with `Released`.
+    """
+
+    epoch: int
+    generation: int
+    standing: Standing = Standing.MEMBER
+    partitions: dict[int, int] = {}
+    revoke: dict[int, list[int]] = {}
+
+
 _COMMAND = msgspec.json.Decoder(Command)
 _REPLY = msgspec.json.Decoder(Reply)
 
 
-def encode(message: Command | Reply) -> bytes:
+_ASSIGNMENT = msgspec.json.Decoder(Assignment)
+
+
+def encode(message: Command | Reply | Assignment) -> bytes:
     """A message as JSON."""
     return msgspec.json.encode(message)
 
@@ -89,3 +141,8 @@ def decode_command(payload: bytes) -> Command:
 def decode_reply(payload: bytes) -> Reply:
     """Raises msgspec.DecodeError (of which ValidationError is one) where it is no reply."""
     return _REPLY.decode(payload)
+
+
+def decode_assignment(payload: bytes) -> Assignment:
+    """Raises msgspec.DecodeError (of which ValidationError is one) where it is no assignment."""
+    return _ASSIGNMENT.decode(payload)

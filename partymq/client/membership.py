@@ -1,0 +1,362 @@
+"""Being a member of a pull group: how a consumer comes to own partitions, and gives them up.
+
+A member joins with `bind` and `ready`, which name its control queue; from then on the coordinator tells it
+there what to consume, and it does so: `Duties` says what is next, one task does it. When the connection is
+lost, everything is, and the member joins again on a new one.
+
+With `coordinator="embedded"` it stands by to coordinate the group besides, on a connection of its own.
+"""
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any, Final, Literal
+from uuid import uuid4
+
+import structlog
+
+from partymq.amqp.connection import Connection, connect
+from partymq.amqp.url import BrokerUrl
+from partymq.client.ownership import Gain, Owned, Owner
+from partymq.client.topology import agree, finder
+from partymq.coordinator.candidate import Candidate, heartbeat_for
+from partymq.coordinator.commands import CommandClient
+from partymq.coordinator.pull import PullSettings
+from partymq.errors import (
+    BrokerError,
+    ConfigError,
+    ConnectionLost,
+    GroupError,
+    GroupFull,
+    LoginRefused,
+    NoCoordinator,
+    UnknownMember,
+)
+from partymq.group.duties import Duties, GiveUp, Take
+from partymq.group.layout import GroupLayout
+from partymq.group.wire import (
+    Assignment,
+    Bind,
+    Heartbeat,
+    MemberCall,
+    Ready,
+    Released,
+    Standing,
+    Status,
+    Unbind,
+)
+
+_CALL: Final = 2.0
+"""Seconds for one call to the coordinator."""
+_FIRST_WAIT: Final = 0.05
+_LONGEST_WAIT: Final = 5.0
+_LIVED: Final = 10.0
+"""Seconds after which a connection counts as having worked: the next failure is a new one."""
+_BEATS: Final = 3
+"""Heartbeats in a session timeout."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipSettings:
+    """Attributes:
+    name: the member's, in its group. Who comes back under its name within `rejoin_grace` gets its partitions
+        back. None: one that nobody had before.
+    session_timeout: seconds without a word after which a member is taken for dead. The same for all members.
+    rejoin_grace: seconds that the group waits for a member that is gone, with its partitions, before others
+        get them; 0 = none. The same for all members.
+    coordinator: `embedded`: the members elect one of them; `server`: a `partymq serve` coordinates.
+
+    Raises ConfigError where one of them is not possible.
+    """
+
+    name: str | None = None
+    session_timeout: float = 10.0
+    rejoin_grace: float = 0.0
+    coordinator: Literal["embedded", "server"] = "embedded"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.session_timeout <= 3600:
+            raise ConfigError(f"session_timeout = {self.session_timeout!r}: allowed are 1 to 3600 s")
+        if not 0 <= self.rejoin_grace <= 86_400:
+            raise ConfigError(f"rejoin_grace = {self.rejoin_grace!r}: allowed are 0 to 86400 s")
+        if self.coordinator not in ("embedded", "server"):
+            raise ConfigError(f"coordinator = {self.coordinator!r}: allowed are embedded and server")
+        if self.name is not None and not self.name:
+            raise ConfigError("name = '': a member's name is not empty")
+
+
+@dataclass(slots=True)
+class _Session:
+    """A member on one connection."""
+
+    connection: Connection
+    layout: GroupLayout
+    commands: CommandClient
+    duties: Duties = field(default_factory=Duties)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Membership:
+    """An `Ownership`: membership of a pull group. It can be run again after it has ended.
+
+    Args:
+        url: of the broker.
+        group: the group's name.
+        settings: see there.
+        wish: settings that the group must have; with them it is created by who comes first (see `agree`).
+
+    Attributes:
+        name: the member's.
+    """
+
+    def __init__(
+        self,
+        url: str | BrokerUrl,
+        group: str,
+        settings: MembershipSettings | None = None,
+        *,
+        wish: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._settings = settings or MembershipSettings()
+        parsed = BrokerUrl.parse(url) if isinstance(url, str) else url
+        self._url = replace(parsed, heartbeat=heartbeat_for(self._settings.session_timeout))
+        self._group = group
+        self._wish = wish or {}
+        self.name = self._settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
+        self._leaving = asyncio.Event()
+        self._session: _Session | None = None
+        self._candidate: Candidate | None = None
+
+    def __repr__(self) -> str:
+        doing = repr(self._session.duties) if self._session is not None else "not joined"
+        return f"<Membership {self.name} of group {self._group}: {doing}>"
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions that are ours."""
+        return self._session.duties.partitions if self._session is not None else []
+
+    @property
+    def coordinates(self) -> bool:
+        """Whether this process is the group's coordinator now."""
+        return self._candidate is not None and self._candidate.term is not None
+
+    def leave(self) -> None:
+        """See `Ownership`."""
+        self._leaving.set()
+
+    async def run(self, owner: Owner) -> None:
+        """See `Ownership`. Raises ConfigError, too, when another process has taken the member's name, and
+        what the owner's hooks raise."""
+        self._leaving.clear()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                candidacy: list[asyncio.Task[None]] = []
+
+                def stand(layout: GroupLayout) -> None:
+                    if not candidacy and self._settings.coordinator == "embedded":
+                        candidacy.append(tasks.create_task(self._stand(layout)))
+
+                await self._belong(owner, stand)
+                for task in candidacy:
+                    task.cancel()
+        except BaseExceptionGroup as errors:
+            error: BaseException = errors
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            raise error from None
+
+    async def _stand(self, layout: GroupLayout) -> None:
+        settings = PullSettings(
+            self._group,
+            layout.partitions,
+            self._settings.session_timeout,
+            self._settings.rejoin_grace,
+            layout.queue_type,
+        )
+        self._candidate = Candidate(self._url, settings, self.name)
+        try:
+            await self._candidate.run()
+        finally:
+            self._candidate = None
+
+    async def _belong(self, owner: Owner, stand: Callable[[GroupLayout], None]) -> None:
+        """Join, again and again, until it is time to leave."""
+        wait = _FIRST_WAIT
+        leaving = asyncio.create_task(self._leaving.wait())
+        try:
+            while not leaving.done():
+                began = monotonic()
+                try:
+                    await self._join_and_work(owner, stand, leaving)
+                except LoginRefused:
+                    raise
+                except (BrokerError, GroupError) as error:
+                    if leaving.done():
+                        _log.warning("left without a word", group=self._group, reason=str(error))
+                        return
+                    if monotonic() - began >= _LIVED:
+                        wait = _FIRST_WAIT
+                    pause = wait * random.uniform(0.5, 1.0)
+                    wait = min(2 * wait, _LONGEST_WAIT)
+                    _log.warning(
+                        "no member any more; joining again",
+                        group=self._group,
+                        reason=str(error),
+                        retry_seconds=round(pause, 2),
+                    )
+                    await asyncio.wait([leaving], timeout=pause)
+        finally:
+            leaving.cancel()
+
+    async def _join_and_work(
+        self, owner: Owner, stand: Callable[[GroupLayout], None], leaving: "asyncio.Task[bool]"
+    ) -> None:
+        """One connection's life. Raises what ended it; returns when the group is left."""
+        connection = await connect(
+            self._url, name=f"partymq {self._group} member {self.name}", coalesce=0.001
+        )
+        connection.on_lost(owner.lost)
+        working: asyncio.Task[None] | None = None
+        beating: asyncio.Task[None] | None = None
+        gone = asyncio.create_task(connection.wait_lost())
+        try:
+            layout = await agree(connection, self._group, self._wish)
+            stand(layout)
+            session = self._new_session(connection, layout)
+            await session.commands.start()
+            working = asyncio.create_task(self._join(session, owner))
+            await asyncio.wait({working, leaving, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done() or not working.done():
+                return self._over(gone)
+            working.result()
+            self._session = session
+            beating = asyncio.create_task(self._beat(session))
+            working = asyncio.create_task(self._work(session, owner))
+            await asyncio.wait({working, leaving, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if leaving.done() and not gone.done() and not working.done():
+                await self._leave(session, working, gone)
+            self._over(gone)
+            working.result()
+            await connection.close()
+        finally:
+            self._session = None
+            ending = [task for task in (working, beating, gone) if task is not None]
+            for task in ending:
+                task.cancel()
+            connection.abort()
+            owner.lost(ConnectionLost("the connection of this membership is closed"))
+            await asyncio.gather(*ending, return_exceptions=True)
+
+    @staticmethod
+    def _over(gone: "asyncio.Task[BrokerError]") -> None:
+        if gone.done():
+            raise gone.result()
+
+    def _new_session(self, connection: Connection, layout: GroupLayout) -> _Session:
+        def told(assignment: Assignment) -> None:
+            if session.duties.take(assignment):
+                session.news.set()
+
+        commands = CommandClient(connection, self._group, timeout=_CALL, on_assignment=told)
+        session = _Session(connection, layout, commands)
+        return session
+
+    async def _join(self, session: _Session, owner: Owner) -> None:
+        """Become a member, however long nobody coordinates."""
+        while True:
+            try:
+                # Pending already: an earlier try of ours, or of a process that had the name, came through.
+                await self._call(session, Bind(self.name), Status.ALREADY_PENDING)
+                await self._call(session, Ready(self.name, session.commands.control))
+            except NoCoordinator:
+                continue
+            return
+
+    async def _call(self, session: _Session, call: MemberCall, *allowed: Status) -> None:
+        reply = await session.commands.call(uuid4().hex, call)
+        if reply.status is Status.GROUP_FULL:
+            raise GroupFull(f"group {self._group} has no room for {self.name}")
+        if reply.status is not Status.OK and reply.status not in allowed:
+            raise UnknownMember(f"group {self._group}: {type(call).__name__.lower()}: {reply.status.value}")
+
+    async def _beat(self, session: _Session) -> None:
+        while True:
+            duties = session.duties
+            beat = Heartbeat(self.name, duties.epoch, duties.generation, session.commands.control)
+            session.commands.tell(beat)
+            await asyncio.sleep(self._settings.session_timeout / _BEATS)
+
+    async def _work(self, session: _Session, owner: Owner) -> None:
+        """Do what the assignments ask for; returns when it is leaving and owns nothing."""
+        duties = session.duties
+        while True:
+            session.news.clear()
+            self._check_standing(duties)
+            step = duties.next()
+            match step:
+                case Take(partitions):
+                    await owner.gained(self._gain(session, partitions))
+                    duties.held(partitions)
+                case GiveUp(partitions):
+                    await owner.revoke(partitions)
+                    duties.gave_up(partitions)
+            for handover, released in duties.released():
+                session.commands.tell(
+                    Released(self.name, session.commands.control, handover, tuple(released))
+                )
+            if step is None:
+                if duties.leaving:
+                    return
+                await session.news.wait()
+
+    def _check_standing(self, duties: Duties) -> None:
+        if duties.leaving or duties.standing is Standing.MEMBER:
+            return
+        if duties.standing is Standing.REPLACED:
+            raise ConfigError(
+                f"another process has joined group {self._group} as {self.name!r}: every member needs a name"
+                " of its own"
+            )
+        raise UnknownMember(f"group {self._group} does not know {self.name} (any more)")
+
+    def _gain(self, session: _Session, partitions: dict[int, int]) -> Gain:
+        layout = session.layout
+        owned = [
+            Owned(number, layout.queue(self._group, number), token)
+            for number, token in sorted(partitions.items())
+        ]
+        return Gain(session.connection, owned, layout.partitions, finder(layout))
+
+    async def _leave(
+        self, session: _Session, working: "asyncio.Task[None]", gone: "asyncio.Task[BrokerError]"
+    ) -> None:
+        """Give everything up, and tell the group; for good, or until this name comes back."""
+        comes_back = self._settings.rejoin_grace > 0 and self._settings.name is not None
+        session.duties.leave()
+        session.news.set()
+        telling = None if comes_back else asyncio.create_task(self._say(session, Unbind(self.name)))
+        try:
+            await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                return
+            if telling is not None:
+                await telling
+                session.commands.tell(Released(self.name, session.commands.control, 0, ()))
+            else:
+                await self._say(session, Bind(self.name))
+        finally:
+            if telling is not None:
+                telling.cancel()
+
+    async def _say(self, session: _Session, call: MemberCall) -> None:
+        try:
+            await self._call(session, call, Status.ALREADY_PENDING)
+        except (BrokerError, GroupError) as error:
+            _log.info("nobody was told that this member leaves", group=self._group, reason=str(error))

@@ -1,0 +1,128 @@
+"""What every term of coordinating a group has in common, whatever the decisions mean for the broker.
+
+Everything that happens becomes an event in one queue; one task takes them out, asks the pure coordinator,
+saves the state where it changed, and has the effects carried out in the order they came. Events that are
+waiting together share one save.
+"""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from time import monotonic
+from typing import Final
+
+from partymq.amqp.connection import Connection
+from partymq.coordinator.commands import AnswerTo, serve_commands
+from partymq.coordinator.lease import Lease
+from partymq.group import events as ev
+from partymq.group.coordinator import Coordinator
+from partymq.group.wire import Command, MemberCall, Reply, Status
+
+_MOST_AT_ONCE: Final = 500
+_MOST_WAITING: Final = 20_000
+"""Events in the queue from which on commands are not taken: their senders try again."""
+
+
+class Office(ABC):
+    """The loop of one term.
+
+    Args:
+        group: the group's name.
+        lease: held; lost, the term ends.
+        connection: the one that the lease is held on.
+        coordinator: decides.
+        tick: seconds between two ticks.
+        renew_after: seconds after which the state is saved again at the latest: the broker must not find it
+            unacked for longer than its `consumer_timeout`.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        lease: Lease,
+        connection: Connection,
+        coordinator: Coordinator,
+        *,
+        tick: float,
+        renew_after: float,
+    ) -> None:
+        self._group = group
+        self._lease = lease
+        self._connection = connection
+        self.coordinator = coordinator
+        self._tick_interval = tick
+        self._renew_after = renew_after
+        self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
+        self._answers: dict[str, list[AnswerTo]] = {}
+        self._renewal_due = False
+        self._began = time.time()
+
+    @abstractmethod
+    def submit(self, command: Command, answer: AnswerTo) -> None:
+        """A command, from wherever it came; `answer` is called when it has been carried out and saved."""
+
+    @abstractmethod
+    def perform(self, effects: list[ev.Effect]) -> None:
+        """Carry out effects in their order; what they follow from is saved. Must not block."""
+
+    def decided(self, events: list[ev.Event]) -> None:  # noqa: B027
+        """Called when these events have been handled, before what follows from them is performed."""
+
+    def start_tasks(self, tasks: asyncio.TaskGroup) -> None:
+        """Take up the state and begin to work in these tasks; they end with BrokerError."""
+        self.perform(self.coordinator.start(monotonic(), time.time()))
+        for work in (self._serve(), self._take_events(), self._tick(), self._renew(), self._watch_lease()):
+            tasks.create_task(work)
+
+    def happened(self, event: ev.Event) -> None:
+        """Put an event in the queue."""
+        self._events.put_nowait(event)
+
+    def submitted(self, request_id: str, call: MemberCall, answer: AnswerTo) -> None:
+        """Put a member's call in the queue."""
+        if self._events.qsize() >= _MOST_WAITING:
+            return  # the caller asks again, or gives up
+        self._answers.setdefault(request_id, []).append(answer)
+        self.happened(ev.Called(request_id, call))
+
+    def answered(self, request_id: str, status: Status) -> None:
+        """Answer whoever waits for this call."""
+        for answer in self._answers.pop(request_id, ()):
+            answer(Reply(request_id, status))
+
+    async def _serve(self) -> None:
+        channel = await serve_commands(self._connection, self._group, self.submit)
+        raise await channel.wait_closed()
+
+    async def _watch_lease(self) -> None:
+        raise await self._lease.wait_lost()
+
+    async def _tick(self) -> None:
+        blocked = False
+        while True:
+            await asyncio.sleep(self._tick_interval)
+            # While the broker takes no messages, no heartbeat gets here.
+            if blocked and self._connection.blocked is None:
+                self.happened(ev.HeldUp())
+            blocked = self._connection.blocked is not None
+            if not blocked:
+                self.happened(ev.Tick())
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._renew_after)
+            self._renewal_due = True
+            self.happened(ev.Tick())
+
+    async def _take_events(self) -> None:
+        while True:
+            batch = [await self._events.get()]
+            while len(batch) < _MOST_AT_ONCE and not self._events.empty():
+                batch.append(self._events.get_nowait())
+            now = monotonic()
+            effects = [effect for event in batch for effect in self.coordinator.handle(event, now)]
+            if self._renewal_due or any(isinstance(effect, ev.Save) for effect in effects):
+                self._renewal_due = False
+                await self._lease.save(self.coordinator.state)
+            self.decided(batch)
+            self.perform(effects)

@@ -1,0 +1,102 @@
+"""What each member of a pull group is told: the coordinator's effects, folded into one assignment a member.
+
+Pure. The state says who owns what; the hand-overs under way say what the owner has to give up first. An
+assignment is always the whole truth, so that one that is lost, late or sent twice does no harm.
+"""
+
+from dataclasses import dataclass
+
+from partymq.group.events import Cancel, Drain, Effect, Event, Reclaim, Released
+from partymq.group.state import GroupState, MemberState
+from partymq.group.wire import Assignment, Standing
+
+_ANSWERED = frozenset({MemberState.READY, MemberState.LEAVING})
+"""States of members that consume: one that is bound but not ready has no queue to be told in yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Revoked:
+    hostname: str
+    partitions: tuple[int, ...]
+    all: bool = False
+
+
+class Assignments:
+    """The hand-overs that wait for a member's word, and what follows for the assignments."""
+
+    def __init__(self, state: GroupState, epoch: int) -> None:
+        self._state = state
+        self._epoch = epoch
+        self._revoked: dict[int, _Revoked] = {}
+
+    def __repr__(self) -> str:
+        return f"<Assignments epoch={self._epoch} revoked={self._revoked}>"
+
+    def take(self, effect: Effect) -> bool:
+        """Note an effect; whether a hand-over is completed without a word from its member.
+
+        That is so where the owner is dead, or where an earlier process of the same name is meant: the queues
+        of the partitions have a single active consumer, so the broker keeps the next owner waiting until the
+        old one's connection is gone.
+        """
+        match effect:
+            case Drain():
+                self._revoked[effect.handover] = _Revoked(effect.hostname, tuple(effect.partitions))
+            case Reclaim():
+                member = self._state.members[effect.hostname]
+                if member.state is not MemberState.LEAVING or member.queue != effect.queue:
+                    return True
+                self._revoked[effect.handover] = _Revoked(effect.hostname, tuple(effect.partitions), all=True)
+            case Cancel(number):
+                self._revoked.pop(number, None)
+        return False
+
+    def completes(self, hostname: str, handover: int) -> list[Released]:
+        """What a member's word means that it has given up what it was to; 0 means all of it.
+
+        Its partitions stay out of its assignment until the coordinator has taken note (`done`).
+        """
+        return [
+            # Of a leaving member all goes, even what it got at the very end.
+            Released(number, partitions=None if revoked.all else revoked.partitions)
+            for number, revoked in self._revoked.items()
+            if revoked.hostname == hostname and handover in (0, number)
+        ]
+
+    def done(self, event: Event) -> None:
+        """The coordinator has handled this event."""
+        if isinstance(event, Released):
+            self._revoked.pop(event.handover, None)
+
+    def recipients(self) -> dict[str, str]:
+        """Members that are to be told, with their control queues."""
+        return {
+            name: member.queue
+            for name, member in self._state.members.items()
+            if member.state in _ANSWERED and member.queue is not None
+        }
+
+    def all(self) -> dict[str, Assignment]:
+        """The assignment of every recipient."""
+        owned: dict[str, dict[int, int]] = {name: {} for name in self.recipients()}
+        for number, partition in enumerate(self._state.partitions):
+            if partition.owner in owned:
+                owned[partition.owner][number] = partition.fencing_token
+        revoke: dict[str, dict[int, list[int]]] = {name: {} for name in owned}
+        for handover, revoked in self._revoked.items():
+            if revoked.hostname in owned:
+                revoke[revoked.hostname][handover] = list(revoked.partitions)
+                for number in revoked.partitions:
+                    owned[revoked.hostname].pop(number, None)
+        return {name: self._made(owned[name], revoke[name]) for name in owned}
+
+    def refusal(self, hostname: str, queue: str) -> Assignment:
+        """The answer to a process that is not the member it says it is."""
+        member = self._state.members.get(hostname)
+        taken = member is not None and member.state is MemberState.READY and member.queue != queue
+        return self._made({}, {}, Standing.REPLACED if taken else Standing.UNKNOWN)
+
+    def _made(
+        self, partitions: dict[int, int], revoke: dict[int, list[int]], standing: Standing = Standing.MEMBER
+    ) -> Assignment:
+        return Assignment(self._epoch, self._state.generation, standing, partitions, revoke)

@@ -1,0 +1,89 @@
+"""What a member of a pull group has to do next: what it holds against what it is told to hold.
+
+Pure. `take` an assignment, then do what `next` says and report it with `held` and `gave_up`, until it says
+None.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from partymq.group.wire import Assignment, Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Consume these partitions; the fencing token of each."""
+
+    partitions: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Settle what is running of these partitions and consume them no more."""
+
+    partitions: tuple[int, ...]
+
+
+class Duties:
+    """One membership, from `ready` until the connection is lost."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.generation = 0
+        self.standing = Standing.MEMBER
+        self.leaving = False
+        self._wanted: dict[int, int] = {}
+        self._revoke: dict[int, list[int]] = {}
+        self._held: dict[int, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Duties epoch={self.epoch} held={sorted(self._held)} wanted={sorted(self._wanted)}>"
+
+    @property
+    def partitions(self) -> list[int]:
+        """What is held."""
+        return sorted(self._held)
+
+    def take(self, assignment: Assignment) -> bool:
+        """Note an assignment; False where it is of an earlier coordinator, and void."""
+        if assignment.epoch < self.epoch:
+            return False
+        self.epoch, self.generation = assignment.epoch, assignment.generation
+        self.standing = assignment.standing
+        self._wanted = {} if self.leaving else dict(assignment.partitions)
+        self._revoke = dict(assignment.revoke)
+        return True
+
+    def leave(self) -> None:
+        """Nothing is wanted any more, whatever comes."""
+        self.leaving = True
+        self._wanted = {}
+
+    def next(self) -> Take | GiveUp | None:
+        """The next thing to do. New partitions first: they take no time, and others may wait for them."""
+        new = {number: token for number, token in self._wanted.items() if number not in self._held}
+        if new:
+            return Take(new)
+        # Another token means that it was somebody else's meanwhile.
+        ending = [number for number, token in self._held.items() if self._wanted.get(number) != token]
+        return GiveUp(tuple(sorted(ending))) if ending else None
+
+    def held(self, partitions: dict[int, int]) -> None:
+        """These are consumed now."""
+        self._held.update(partitions)
+
+    def gave_up(self, partitions: Collection[int]) -> None:
+        """These are not consumed any more, and settled."""
+        for number in partitions:
+            self._held.pop(number, None)
+
+    def released(self) -> list[tuple[int, tuple[int, ...]]]:
+        """The hand-overs that are to be reported, each with its partitions; as often as it is asked for.
+
+        A report may be lost with a coordinator, so it is sent again with every assignment that asks for it.
+        """
+        return [
+            (handover, tuple(partitions))
+            for handover, partitions in self._revoke.items()
+            if self._held.keys().isdisjoint(partitions)
+        ]
