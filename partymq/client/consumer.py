@@ -27,16 +27,19 @@ from partymq.client.failure import RetryPolicy
 from partymq.client.handlers import Handle, is_async, make_handler
 from partymq.client.holdings import Holdings
 from partymq.client.hooks import Hook, Hooks
+from partymq.client.membership import Membership, MembershipSettings
 from partymq.client.ownership import Ownership
 from partymq.client.runner import Runner
 from partymq.client.settings import ConsumerSettings
 from partymq.errors import ConfigError, HandlerFailed
+from partymq.group.layout import WISHES, GroupLayout, key_rule
 from partymq.group.names import DEFAULT_GROUP
 
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 _LEFT_WITHIN: Final = 10.0
 """Seconds that leaving the group may take when no handler runs any more."""
 _SETTINGS: Final = frozenset(field.name for field in fields(ConsumerSettings))
+_MEMBERSHIP: Final = frozenset(field.name for field in fields(MembershipSettings))
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +56,8 @@ class Consumer:
         group: the group's name.
         ownership: how it becomes an owner; normally by joining the group.
         on_assigned, on_revoked, on_lost: see `Hooks`; also as decorators.
-        settings: those of `ConsumerSettings` by name; all others go to the membership.
+        settings: those of `ConsumerSettings` and `MembershipSettings` by name, and those that the group must
+            have (`partitions`, `queue_type`, `ingress`, `key`); with them who comes first creates it.
 
     Raises ConfigError where a setting is unknown or not possible.
     """
@@ -301,4 +305,14 @@ class Consumer:
 
 
 def _membership(url: BrokerUrl, group: str, settings: dict[str, Any]) -> Ownership:
-    raise ConfigError(f"group {group}: no ownership was given")
+    own = {name: settings.pop(name) for name in tuple(settings) if name in _MEMBERSHIP}
+    unknown = sorted(set(settings) - set(WISHES))
+    if unknown:
+        known = ", ".join(sorted({*_SETTINGS, *_MEMBERSHIP, *WISHES}))
+        raise ConfigError(
+            f"consumer of group {group}: unknown settings {', '.join(unknown)}; known are {known}"
+        )
+    if isinstance(settings.get("key"), str):
+        settings["key"] = key_rule(settings["key"])
+    GroupLayout.of(settings)
+    return Membership(url, group, MembershipSettings(**own), wish=settings)
