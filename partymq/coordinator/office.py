@@ -8,6 +8,7 @@ waiting together share one save.
 import asyncio
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -34,6 +35,7 @@ class Office(ABC):
         tick: seconds between two ticks.
         renew_after: seconds after which the state is saved again at the latest: the broker must not find it
             unacked for longer than its `consumer_timeout`.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Office(ABC):
         *,
         tick: float,
         renew_after: float,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._group = group
         self._lease = lease
@@ -52,6 +55,7 @@ class Office(ABC):
         self.coordinator = coordinator
         self._tick_interval = tick
         self._renew_after = renew_after
+        self._clock = clock
         self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._answers: dict[str, list[AnswerTo]] = {}
         self._renewal_due = False
@@ -68,9 +72,18 @@ class Office(ABC):
     def decided(self, events: list[ev.Event]) -> None:  # noqa: B027
         """Called when these events have been handled, before what follows from them is performed."""
 
+    def decide(self, events: list[ev.Event]) -> list[ev.Effect]:
+        """What follows from these events."""
+        now = self._clock()
+        return [effect for event in events for effect in self.coordinator.handle(event, now)]
+
+    def begin(self) -> None:
+        """Take up the state."""
+        self.perform(self.coordinator.start(self._clock(), time.time()))
+
     def start_tasks(self, tasks: asyncio.TaskGroup) -> None:
         """Take up the state and begin to work in these tasks; they end with BrokerError."""
-        self.perform(self.coordinator.start(monotonic(), time.time()))
+        self.begin()
         for work in (self._serve(), self._take_events(), self._tick(), self._renew(), self._watch_lease()):
             tasks.create_task(work)
 
@@ -114,13 +127,17 @@ class Office(ABC):
             self._renewal_due = True
             self.happened(ev.Tick())
 
+    def waiting(self) -> list[ev.Event]:
+        """The events that are waiting, as many as are handled at once."""
+        batch: list[ev.Event] = []
+        while len(batch) < _MOST_AT_ONCE and not self._events.empty():
+            batch.append(self._events.get_nowait())
+        return batch
+
     async def _take_events(self) -> None:
         while True:
-            batch = [await self._events.get()]
-            while len(batch) < _MOST_AT_ONCE and not self._events.empty():
-                batch.append(self._events.get_nowait())
-            now = monotonic()
-            effects = [effect for event in batch for effect in self.coordinator.handle(event, now)]
+            batch = [await self._events.get(), *self.waiting()]
+            effects = self.decide(batch)
             if self._renewal_due or any(isinstance(effect, ev.Save) for effect in effects):
                 self._renewal_due = False
                 await self._lease.save(self.coordinator.state)

@@ -6,6 +6,7 @@ back says that the member is dead; they are sent several times a second, so that
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
@@ -80,10 +81,16 @@ class PullTerm(Office):
         lease: held.
         state: the state that the lease was acquired with.
         connection: the lease's.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self, settings: PullSettings, lease: Lease, state: GroupState, connection: Connection
+        self,
+        settings: PullSettings,
+        lease: Lease,
+        state: GroupState,
+        connection: Connection,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(
             settings.group,
@@ -92,6 +99,7 @@ class PullTerm(Office):
             Coordinator(state, settings.timing()),
             tick=_TICK,
             renew_after=_RENEW,
+            clock=clock,
         )
         self._settings = settings
         self._assignments = Assignments(state, lease.epoch)
@@ -106,7 +114,7 @@ class PullTerm(Office):
     async def run(self) -> None:
         """Coordinate until the lease is lost. Raises the BrokerError that ended it."""
         self._outbox = await self._connection.open_channel()
-        await self._outbox.select_confirms(lambda _: None, self._returned)
+        await self._outbox.select_confirms(lambda _: None, self.returned)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self.start_tasks(tasks)
@@ -117,7 +125,7 @@ class PullTerm(Office):
 
     def describe(self) -> dict[str, Any]:
         """Members, partitions, and who coordinates; for people."""
-        described = self.coordinator.describe(monotonic())
+        described = self.coordinator.describe(self._clock())
         described["epoch"] = self._lease.epoch
         described["coordinator"] = self._lease.current.instance
         described["coordinates_since"] = self._began
@@ -135,7 +143,7 @@ class PullTerm(Office):
                     self._heartbeat(hostname, queue, heartbeat)
             case Released(hostname, queue, handover):
                 if self._queues.get(hostname) == queue:
-                    self._heard[hostname] = monotonic()
+                    self._heard[hostname] = self._clock()
                     for event in self._assignments.completes(hostname, handover):
                         self.happened(event)
             case Ready(_, None):
@@ -145,21 +153,24 @@ class PullTerm(Office):
 
     def _heartbeat(self, hostname: str, queue: str, heartbeat: Heartbeat) -> None:
         if self._queues.get(hostname) != queue:
-            self._send(queue, self._assignments.refusal(hostname, queue))
+            self.send(queue, self._assignments.refusal(hostname, queue))
             return
-        self._heard[hostname] = monotonic()
+        self._heard[hostname] = self._clock()
         self.happened(ev.Called("", heartbeat))
-        self._send(queue, self._told[hostname])
+        self.send(queue, self._told[hostname])
 
     async def _look(self) -> None:
         """See again and again whether the members are there, by telling them what they have been told."""
         while True:
             await asyncio.sleep(max(_LOOK, len(self._queues) / _MOST_LOOKS))
-            if self._connection.blocked is not None:
-                continue
-            for hostname, queue in self._queues.items():
-                self._send(queue, self._told[hostname])
-            self._give_up_the_silent(monotonic())
+            if self._connection.blocked is None:
+                self.look()
+
+    def look(self) -> None:
+        """Tell all members what they have been told; it comes back where there is nobody any more."""
+        for hostname, queue in self._queues.items():
+            self.send(queue, self._told[hostname])
+        self._give_up_the_silent(self._clock())
 
     def _give_up_the_silent(self, now: float) -> None:
         """A leaving member that says nothing any more is not waited for."""
@@ -171,9 +182,9 @@ class PullTerm(Office):
                 for event in self._assignments.completes(hostname, 0):
                     self.happened(event)
 
-    def _returned(self, message: Returned) -> None:
+    def returned(self, message: Returned) -> None:
         """There is no such control queue any more: its member's connection is gone."""
-        queue, now = message.routing_key, monotonic()
+        queue, now = message.routing_key, self._clock()
         hostname = next((name for name, its in self._queues.items() if its == queue), None)
         member = self.coordinator.state.members.get(hostname) if hostname is not None else None
         if hostname is None or member is None or member.queue != queue:
@@ -221,7 +232,7 @@ class PullTerm(Office):
         for hostname, assignment in self._told.items():
             queue = self._queues[hostname]
             if before.get(hostname) != assignment or queues_before.get(hostname) != queue:
-                self._send(queue, assignment)
+                self.send(queue, assignment)
         for known in (self._heard, self._gone_since):
             kept = self._queues if known is self._heard else self._queues.values()
             for name in [name for name in known if name not in kept]:
@@ -231,9 +242,10 @@ class PullTerm(Office):
         """An earlier process of a member's name, if it still lives, is to let go at once."""
         member = self.coordinator.state.members.get(hostname)
         if member is not None and member.queue != queue:
-            self._send(queue, self._assignments.refusal(hostname, queue))
+            self.send(queue, self._assignments.refusal(hostname, queue))
 
-    def _send(self, queue: str, assignment: Assignment) -> None:
+    def send(self, queue: str, assignment: Assignment) -> None:
+        """Send to a control queue; what comes back goes to `returned`."""
         outbox = self._outbox
         if outbox is None or outbox.error is not None:
             return
