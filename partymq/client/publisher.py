@@ -385,7 +385,7 @@ class Publisher:
     async def _agree(self, connection: Connection, *, known: bool) -> GroupLayout:
         """Once it has run, another number of partitions is no error: the group may have been resized.
 
-        A broker that lost everything gets the group again; one that has lost only the group (`known`) does not.
+        A broker that lost everything gets the group again; one that lost only the group (`known`) does not.
         """
         wish, last = self._wish, self._layout
         if last is not None:

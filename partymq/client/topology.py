@@ -27,6 +27,7 @@ from partymq.group.names import (
     hash_exchange,
     own_exchange,
     parked_queue,
+    release_queue,
     settings_lock,
     settings_queue,
     state_queue,
@@ -175,7 +176,7 @@ async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_
             await channel.delete_queue(settings_queue(group))
             for queue in (*partitions, dead_letter_queue(group), parked_queue(group)):
                 count += await channel.delete_queue(queue)
-            for queue in (state_queue(group), coordinator_queue(group)):
+            for queue in (state_queue(group), coordinator_queue(group), release_queue(group)):
                 await channel.delete_queue(queue)
             for exchange in (write_exchange(group), hash_exchange(group), own_exchange(group)):
                 await channel.delete_exchange(exchange)

@@ -1,0 +1,92 @@
+"""`partymq dlq`: the dead letters of a group."""
+
+from typing import Annotated
+
+import typer
+
+from partymq.cli.brokers import DEFAULT_URL, Group, Json, Url, print_json, print_table, with_connection
+
+app = typer.Typer(
+    no_args_is_help=True, help="Messages that were given up: look at them, replay them, drop them."
+)
+
+_COLUMNS = ["place", "key", "partition", "reason", "error", "attempts", "replayed", "bytes"]
+Key = Annotated[str | None, typer.Option("--key", help="Only those of this key.")]
+
+
+@app.command("list")
+def show_all(
+    group: Group,
+    limit: Annotated[int, typer.Option(min=1, max=65_535, help="So many of the oldest.")] = 20,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List the oldest dead letters; none of them is taken away."""
+    from partymq.client.deadletters import count, dead_letters
+    from partymq.group.names import dead_letter_queue
+
+    total = with_connection(url, lambda connection: count(connection, dead_letter_queue(group)))
+    letters = with_connection(url, lambda connection: dead_letters(connection, group, limit))
+    told = [letter.describe() for letter in letters]
+    if json:
+        print_json(told)
+        return
+    if told:
+        print_table(_COLUMNS, [[one[column] for column in _COLUMNS] for one in told])
+    typer.echo(f"{len(told)} of {max(total, len(told))} dead letters")
+
+
+@app.command()
+def show(
+    group: Group,
+    place: Annotated[int, typer.Argument(min=1, max=65_535, help="As `list` numbers them.")],
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Show one dead letter: its headers, the traceback, its body."""
+    from partymq.client.deadletters import OURS, dead_letters
+    from partymq.errors import ConfigError
+
+    letters = with_connection(url, lambda connection: dead_letters(connection, group, place))
+    if len(letters) < place:
+        raise ConfigError(f"group {group} has {len(letters)} dead letters, not {place}")
+    letter = letters[place - 1]
+    body = letter.body.decode(errors="backslashreplace")
+    if json:
+        print_json({**letter.describe(), "headers": letter.headers, "body": body})
+        return
+    headers = letter.headers
+    for name in (*OURS, *(name for name in headers if name not in OURS)):
+        if name in headers:
+            typer.echo(f"{name}: {headers[name]}")
+    typer.echo(f"\n{body}")
+
+
+@app.command()
+def replay(
+    group: Group,
+    key: Key = None,
+    place: Annotated[
+        list[int] | None, typer.Option("--place", help="Only this one; may be repeated.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Put dead letters back into their partitions, oldest first, behind all that is there."""
+    from partymq.client.deadletters import replay as put_back
+
+    done = with_connection(url, lambda connection: put_back(connection, group, key=key, places=place))
+    typer.echo(f"{done} dead letters are in their partitions again")
+
+
+@app.command()
+def purge(
+    group: Group,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Drop all dead letters of a group."""
+    from partymq.client.deadletters import purge as drop
+
+    if not yes:
+        typer.confirm(f"Drop all dead letters of group {group}?", abort=True)
+    typer.echo(f"{with_connection(url, lambda connection: drop(connection, group))} dead letters are dropped")

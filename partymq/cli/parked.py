@@ -1,0 +1,77 @@
+"""`partymq parked`: keys that wait for somebody to release them."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partymq.cli.brokers import DEFAULT_URL, Group, Json, Url, print_json, print_table, with_connection
+
+if TYPE_CHECKING:
+    from partymq.amqp.connection import Connection
+
+app = typer.Typer(no_args_is_help=True, help="Keys whose messages wait since one of them failed for good.")
+
+_LOOK_AGAIN = 0.5
+
+
+@app.command("list")
+def show_all(group: Group, json: Json = False, url: Url = DEFAULT_URL) -> None:
+    """List the parked keys."""
+    from partymq.client.deadletters import parked_keys
+
+    told = [asdict(key) for key in with_connection(url, lambda connection: parked_keys(connection, group))]
+    if json:
+        print_json(told)
+        return
+    if told:
+        print_table(list(told[0]), [list(one.values()) for one in told])
+    typer.echo(f"{len(told)} parked keys")
+
+
+@app.command()
+def release(
+    group: Group,
+    key: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All parked keys.")] = False,
+    wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait until they are handled.")] = 30.0,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Have a running member handle what is parked of a key, in order, and let the key go on."""
+    from partymq.errors import ConfigError
+
+    if bool(key) == everything:
+        raise ConfigError("say which keys to release, or --all")
+    left = with_connection(url, lambda connection: _release(connection, group, key, wait))
+    if left:
+        raise ConfigError(
+            f"still parked: {', '.join(left)}: does their handler fail again, or is no member running?"
+        )
+
+
+async def _release(connection: "Connection", group: str, keys: list[str] | None, wait: float) -> list[str]:
+    """The keys that are still parked."""
+    import asyncio
+
+    from partymq.client.deadletters import parked_keys
+    from partymq.client.parking import ask_for_release
+    from partymq.errors import ConfigError
+
+    parked = [one.key for one in await parked_keys(connection, group)]
+    wanted = keys if keys is not None else parked
+    unknown = [key for key in wanted if key not in parked]
+    if unknown:
+        raise ConfigError(f"group {group}: not parked: {', '.join(unknown)}")
+    for key in wanted:
+        await ask_for_release(connection, group, key)
+    left = wanted
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + wait
+    while left and clock() < deadline:
+        await asyncio.sleep(_LOOK_AGAIN)
+        parked = [one.key for one in await parked_keys(connection, group)]
+        for key in left:
+            if key not in parked:
+                typer.echo(f"{key} is released")
+        left = [key for key in left if key in parked]
+    return left if wait else []

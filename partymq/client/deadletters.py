@@ -1,0 +1,338 @@
+"""What operators do with messages that were given up: look at them, have them handled again, drop them.
+
+Looking takes nothing away: messages are consumed exclusively and given back, in order, by closing the
+channel.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection
+from partymq.amqp.content import Returned, Span, body_of, properties_of, publish_frame, with_channel
+from partymq.amqp.publishing import Publishing
+from partymq.client.failure import (
+    ATTEMPTS_HEADER,
+    ERROR_HEADER,
+    KEY_HEADER,
+    PARTITION_HEADER,
+    TRACEBACK_HEADER,
+)
+from partymq.client.message import Raw
+from partymq.client.parking import SEQUENCE_HEADER, sift
+from partymq.client.topology import read_layout
+from partymq.errors import CallTimeout, ChannelClosed, ConfigError, ProtocolError
+from partymq.group.layout import GroupLayout
+from partymq.group.names import dead_letter_queue, hash_exchange, parked_queue, write_exchange
+from partymq.group.partitioner import partition_of
+from partymq.router.contents import (
+    EXCHANGE_HEADER,
+    GROUP_HEADER,
+    REASON_HEADER,
+    ROUTING_KEY_HEADER,
+    USER_HEADER,
+    Fitter,
+)
+
+REPLAYED_HEADER: Final = "x-partymq-replayed"
+"""How often a dead message has been put into its partition again."""
+
+OURS: Final = (
+    REASON_HEADER,
+    GROUP_HEADER,
+    EXCHANGE_HEADER,
+    ROUTING_KEY_HEADER,
+    PARTITION_HEADER,
+    ATTEMPTS_HEADER,
+    KEY_HEADER,
+    ERROR_HEADER,
+    TRACEBACK_HEADER,
+    SEQUENCE_HEADER,
+    REPLAYED_HEADER,
+    USER_HEADER,
+)
+"""Headers that PartyMQ writes."""
+
+_WINDOW: Final = 200
+"""Messages that are published and not confirmed at most."""
+_PREFETCH: Final = 65_535
+"""All, as a rule: who takes some of what was given back to a quorum queue and gives it back too, gives it back
+behind the rest. (None would be 2,000 there.)"""
+_WITHIN: Final = 30.0
+_NOT_FOUND: Final = 404
+_ACCESS_REFUSED: Final = 403
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was given up. `place`: in its queue, 1 is the oldest."""
+
+    place: int
+    raw: Raw
+
+    @property
+    def body(self) -> bytes:
+        """As it was published."""
+        return body_of(self.raw.data, self.raw.header_at, len(self.raw.data))
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Its own and ours; empty where they can't be decoded."""
+        try:
+            return dict(properties_of(self.raw.data, self.raw.header_at).headers or {})
+        except ProtocolError:
+            return {}
+
+    @property
+    def key(self) -> str | None:
+        """What it is ordered by, where that was known when it was given up."""
+        return _text(self.headers.get(KEY_HEADER))
+
+    def describe(self) -> dict[str, Any]:
+        """What can be said of it, for people and machines."""
+        headers = self.headers
+        return {
+            "place": self.place,
+            "key": self.key,
+            "partition": _number(headers.get(PARTITION_HEADER)),
+            "reason": _text(headers.get(REASON_HEADER)),
+            "error": _text(headers.get(ERROR_HEADER)),
+            "attempts": _number(headers.get(ATTEMPTS_HEADER)),
+            "replayed": _number(headers.get(REPLAYED_HEADER)) or 0,
+            "bytes": len(self.body),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedKey:
+    """A key whose messages wait for somebody to release it."""
+
+    key: str
+    partition: int | None
+    messages: int
+    reason: str | None
+    error: str | None
+
+
+async def count(connection: Connection, queue: str) -> int:
+    """Ready messages of a queue; 0 where there is none of that name. Raises BrokerError."""
+    channel = await connection.open_channel()
+    try:
+        return (await channel.declare_queue(queue, passive=True)).messages
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+        return 0
+    finally:
+        await channel.close()
+
+
+async def dead_letters(connection: Connection, group: str, limit: int = 20) -> list[DeadLetter]:
+    """The oldest dead letters of a group, of 65,535 at most.
+
+    Raises ConfigError where somebody else is just reading them, BrokerError.
+    """
+    channel = await connection.open_channel()
+    try:
+        reader = await _Reader.start(channel, dead_letter_queue(group))
+        return [DeadLetter(place, raw) for place, (_, raw) in enumerate(await reader.next(limit), 1)]
+    finally:
+        await channel.close()
+
+
+async def replay(
+    connection: Connection, group: str, *, key: str | None = None, places: Iterable[int] | None = None
+) -> int:
+    """Puts dead letters back into their partitions, oldest first; how many.
+
+    They are handled after all that is there already. What dies again while this runs is not looked at.
+
+    Args:
+        key: only those of this key.
+        places: only these, as `dead_letters` numbers them.
+
+    Raises ConfigError where somebody else is just reading them or it is not known where one belongs,
+    BrokerError: what has not been put back is still a dead letter then.
+    """
+    layout = await read_layout(connection, group)
+    only = set(places) if places is not None else None
+    total = await count(connection, dead_letter_queue(group))
+    channel = await connection.open_channel()
+    publisher = await connection.open_channel()
+    try:
+        back = await _Republisher.start(connection, publisher, group, layout)
+        reader = await _Reader.start(channel, dead_letter_queue(group))
+        place = done = 0
+        while place < total:
+            batch = await reader.next(min(_WINDOW, total - place))
+            if not batch:
+                break  # As many are passed over as may be unacknowledged.
+            wanted: list[tuple[int, Raw]] = []
+            for tag, raw in batch:
+                place += 1
+                letter = DeadLetter(place, raw)
+                if (only is None or place in only) and (key is None or letter.key == key):
+                    wanted.append((tag, raw))
+            await back.publish([raw for _, raw in wanted])
+            if wanted:
+                channel.ack_many([tag for tag, _ in wanted])
+            done += len(wanted)
+        return done
+    finally:
+        await publisher.close()
+        await channel.close()
+
+
+async def purge(connection: Connection, group: str) -> int:
+    """Drops all dead letters of a group; how many. Raises BrokerError."""
+    channel = await connection.open_channel()
+    try:
+        return await channel.purge_queue(dead_letter_queue(group))
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+        return 0
+    finally:
+        await channel.close()
+
+
+async def parked_keys(connection: Connection, group: str) -> list[ParkedKey]:
+    """The parked keys of a group, those that were parked first in front. Raises BrokerError."""
+    found: dict[str, list[Raw]] = {}
+    for raw in await sift(connection, parked_queue(group), lambda _: True):
+        found.setdefault(DeadLetter(0, raw).key or "", []).append(raw)
+    keys = []
+    for key, raws in found.items():
+        told = DeadLetter(0, raws[0]).describe()
+        keys.append(ParkedKey(key, told["partition"], len(raws), told["reason"], told["error"]))
+    return keys
+
+
+# Inside -----------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Reads a queue that nobody else reads."""
+
+    def __init__(self) -> None:
+        self._got: list[tuple[int, Raw]] = []
+        self._more = asyncio.Event()
+        self._ready = 0
+        self._read = 0
+
+    @classmethod
+    async def start(cls, channel: Channel, queue: str) -> "_Reader":
+        reader = cls()
+        try:
+            reader._ready = (await channel.declare_queue(queue, passive=True)).messages
+            if reader._ready:
+                await channel.qos(_PREFETCH)
+                await channel.consume(queue, reader._receive, exclusive=True)
+        except ChannelClosed as error:
+            if error.code == _ACCESS_REFUSED and "exclusive" in error.text:
+                raise ConfigError(f"{queue} is just being read by somebody else: try again later") from error
+            if error.code != _NOT_FOUND:
+                raise
+        return reader
+
+    async def next(self, most: int) -> list[tuple[int, Raw]]:
+        """So many more, or all that were there in the beginning."""
+        wanted = min(most, self._ready - self._read)
+        try:
+            async with asyncio.timeout(_WITHIN):
+                while len(self._got) < wanted:
+                    self._more.clear()
+                    await self._more.wait()
+        except TimeoutError:
+            wanted = len(self._got)
+        taken, self._got = self._got[:wanted], self._got[wanted:]
+        self._read += wanted
+        return taken
+
+    def _receive(self, buf: bytes, spans: list[Span]) -> None:
+        for tag, method_at, header_at, end in spans:
+            self._got.append((tag, Raw(buf[method_at:end], header_at - method_at)))
+        self._more.set()
+
+
+class _Republisher:
+    """Puts messages back to where they came from, byte for byte but for one header."""
+
+    def __init__(
+        self, connection: Connection, channel: Channel, group: str, layout: GroupLayout | None
+    ) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._group = group
+        self._layout = layout
+        limit = connection.frame_max
+        self._fitter = Fitter(channel.number, connection.username, limit, limit)
+        self._publishing = Publishing()
+
+    @classmethod
+    async def start(
+        cls, connection: Connection, channel: Channel, group: str, layout: GroupLayout | None
+    ) -> "_Republisher":
+        made = cls(connection, channel, group, layout)
+
+        def came_back(message: Returned) -> None:
+            made._publishing.returned(message)
+
+        channel.on_closed(made._publishing.end)
+        await channel.select_confirms(made._publishing.confirmed, came_back)
+        return made
+
+    async def publish(self, raws: Iterable[Raw]) -> None:
+        """Returns when all are confirmed."""
+        futures = [self._send(raw) for raw in raws]
+        try:
+            async with asyncio.timeout(_WITHIN):
+                outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        except TimeoutError:
+            raise CallTimeout(f"group {self._group}: replayed messages were not confirmed") from None
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _send(self, raw: Raw) -> "asyncio.Future[None]":
+        letter = DeadLetter(0, raw)
+        exchange, routing_key = self._where(letter)
+        again = str((_number(letter.headers.get(REPLAYED_HEADER)) or 0) + 1)
+        number = self._channel.number
+        content = self._fitter.fit(with_channel(raw.content, number), {REPLAYED_HEADER: again})
+        future = self._publishing.sent(exchange, routing_key, body_of(content, 0, len(content)), True)
+        self._connection.write(publish_frame(number, exchange, routing_key, mandatory=True) + content)
+        return future
+
+    def _where(self, letter: DeadLetter) -> tuple[str, str]:
+        headers, layout = letter.headers, self._layout
+        if layout is None:
+            # A push group: to where the router has it from.
+            exchange, routing_key = (
+                _text(headers.get(EXCHANGE_HEADER)),
+                _text(headers.get(ROUTING_KEY_HEADER)),
+            )
+            if exchange is None or routing_key is None:
+                raise ConfigError(f"group {self._group}: a dead letter does not say where it was published")
+            return exchange, routing_key
+        key = letter.key
+        if layout.ingress == "hash-exchange":
+            return hash_exchange(self._group), key or ""
+        if key is not None:
+            partition = partition_of(key.encode(errors="surrogateescape"), layout.partitions)
+        else:
+            partition = (_number(headers.get(PARTITION_HEADER)) or 0) % layout.partitions
+        return write_exchange(self._group), layout.routing_key(partition)
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bytes | bytearray):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> int | None:
+    text = _text(value)
+    return int(text) if text is not None and text.isdigit() else None

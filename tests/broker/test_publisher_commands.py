@@ -1,0 +1,111 @@
+"""`partymq group`, `dlq` and `parked` against a real broker."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pamqp.commands import Basic
+from typer.testing import CliRunner
+
+from partymq.amqp.connection import connect
+from partymq.amqp.url import BrokerUrl
+from partymq.cli import app
+from partymq.client.failure import ATTEMPTS_HEADER, ERROR_HEADER, KEY_HEADER, PARTITION_HEADER
+from partymq.errors import ConfigError, UnknownGroup
+from partymq.group.names import dead_letter_queue, parked_queue
+from partymq.group.partitioner import partition_of
+from partymq.router.contents import REASON_HEADER
+from tests.conftest import Vhost
+
+GROUP = "orders"
+Command = Callable[..., str]
+
+
+@pytest.fixture
+def command(vhost: Vhost) -> Command:
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, arguments, env={"PARTYMQ_RABBIT_CS": vhost.amqp_url})
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+def put(vhost: Vhost, queue: str, *messages: tuple[str, bytes]) -> None:
+    """Messages as a consumer gives them up."""
+
+    async def publish() -> None:
+        connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
+        channel = await connection.open_channel()
+        await channel.select_confirms()
+        for key, body in messages:
+            headers: dict[str, Any] = {
+                "partitionKey": key,
+                REASON_HEADER: "handler failed",
+                KEY_HEADER: key,
+                PARTITION_HEADER: str(partition_of(key.encode(), 4)),
+                ATTEMPTS_HEADER: "5",
+                ERROR_HEADER: "ValueError: no",
+            }
+            properties = Basic.Properties(headers=headers, delivery_mode=2)
+            await channel.publish("", queue, body, properties, mandatory=True)
+        await connection.close()
+
+    asyncio.run(publish())
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_dead_letters_are_looked_at_replayed_and_dropped(
+    vhost: Vhost, command: Command, queue_type: str
+) -> None:
+    command("group", "create", GROUP, "--partitions", "4", "--queue-type", queue_type)
+    put(vhost, dead_letter_queue(GROUP), ("a", b"1"), ("b", b"2"), ("a", b"3"), ("c", b"4"))
+    listed = json.loads(command("dlq", "list", GROUP, "--json"))
+    assert [(one["place"], one["key"], one["error"]) for one in listed] == [
+        (1, "a", "ValueError: no"),
+        (2, "b", "ValueError: no"),
+        (3, "a", "ValueError: no"),
+        (4, "c", "ValueError: no"),
+    ]
+    assert "4 of 4 dead letters" in command("dlq", "list", GROUP)
+    assert command("dlq", "show", GROUP, "3").endswith("\n3\n")
+    assert command("dlq", "replay", GROUP, "--key", "a").startswith("2 ")
+    assert command("dlq", "replay", GROUP, "--place", "2").startswith("1 ")
+    described = json.loads(command("group", "describe", GROUP, "--json"))
+    assert described["dead_letters"] == 1
+    ready = [queue["ready"] for queue in described["queues"]]
+    expected = [0] * 4
+    for key in ("a", "a", "c"):
+        expected[partition_of(key.encode(), 4)] += 1
+    assert ready == expected
+    assert [one["key"] for one in json.loads(command("dlq", "list", GROUP, "--json"))] == ["b"]
+    assert command("dlq", "replay", GROUP).startswith("1 ")
+    assert command("dlq", "purge", GROUP, "--yes").startswith("0 ")
+
+
+def test_parked_keys_are_listed_and_one_that_is_not_parked_is_said(vhost: Vhost, command: Command) -> None:
+    command("group", "create", GROUP, "--partitions", "4", "--queue-type", "classic")
+    put(vhost, parked_queue(GROUP), ("a", b"1"), ("b", b"2"), ("a", b"3"))
+    listed = json.loads(command("parked", "list", GROUP, "--json"))
+    assert [(one["key"], one["messages"]) for one in listed] == [("a", 2), ("b", 1)]
+    with pytest.raises(ConfigError, match="not parked: z"):
+        command("parked", "release", GROUP, "z")
+    with pytest.raises(ConfigError, match="still parked: a"):
+        command("parked", "release", GROUP, "a", "--wait", "0.6")
+
+
+def test_a_group_is_created_once_described_and_deleted(command: Command) -> None:
+    assert "partitions 4" in command(
+        "group", "create", GROUP, "--partitions", "4", "--key", "header:customer"
+    )
+    command("group", "create", GROUP, "--partitions", "4")
+    with pytest.raises(ConfigError, match=r"key = 'header:x' .* key = 'header:customer'"):
+        command("group", "create", GROUP, "--key", "header:x")
+    assert "header:customer" in command("group", "describe", GROUP)
+    assert command("group", "delete", GROUP, "--yes") == f"group {GROUP} is deleted, with 0 messages\n"
+    with pytest.raises(UnknownGroup, match="partymq group create orders"):
+        command("group", "describe", GROUP)
