@@ -202,7 +202,7 @@ class Instance(Process):
         self._when_settled(self.world.now + 3.0)
 
     def _when_settled(self, deadline: float) -> None:
-        if self.term is not None and not self.term.router.quiet and self.world.now < deadline:
+        if self.term is not None and not self.term.quiet and self.world.now < deadline:
             self.timer(0.05, self._when_settled, deadline)
             return
         self.alive = False

@@ -227,7 +227,7 @@ class Pod(Process):
             self.timer(RECONNECT * (1 + self.world.rng.random()), self._reconnect)
 
     def _reconnect(self) -> None:
-        if self.leaving or not self.alive or (self._connection is not None and self._connection.open):
+        if self.leaving or not self.alive:
             return
         before = self.queue
         if not self._set_up_queue():

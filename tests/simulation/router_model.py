@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from partymq.group.events import Fetched, HoldExhausted, Unroutable
 from partymq.group.names import member_key
 from partymq.group.state import SetAside
-from tests.simulation.broker import Broker, Channel, Connection, Consumer, Entry, Refused
+from tests.simulation.broker import Broker, Channel, Connection, Consumer, Entry, Refused, Seen
 from tests.simulation.world import Process, World
 
 RouterEvent = Unroutable | Fetched | HoldExhausted
@@ -50,8 +50,6 @@ class Fetch:
 
     number: int
     queue: str
-    hostname: str
-    into: str | None
     active: bool = True
     source: Channel | None = None
     publish: Channel | None = None
@@ -121,17 +119,12 @@ class RouterModel:
     def stop(self) -> None:
         self.running = False
         self._end_session("stop")
-        self._give_up(fetch for fetch in self.fetches if fetch.into is None)
+        for fetch in self.fetches:
+            fetch.active = False  # what is under way is confirmed and acked
 
     def finish(self) -> None:
         """Stop for good, see `quiet`."""
         self.stop()
-        self._give_up(self.fetches)
-
-    @staticmethod
-    def _give_up(fetches: Iterable[Fetch]) -> None:
-        for fetch in fetches:
-            fetch.active = False  # what is under way is confirmed and acked
 
     def pause(self, hostname: str) -> None:
         self.paused.add(hostname)
@@ -169,9 +162,10 @@ class RouterModel:
         self.paused.discard(hostname)
         self._credit.pop(hostname, None)
 
-    def observe(self, hostname: str, depth: int) -> None:
+    def observe(self, hostname: str, seen: Seen) -> None:
         if self._window is not None:
-            self._credit[hostname] = self._window - depth - self.outstanding(hostname)
+            queued = seen.ready + seen.unacked + self.outstanding(hostname)
+            self._credit[hostname] = self._window - queued
             self._flush(hostname)
 
     # -- questions ---------------------------------------------------------------------------------------
@@ -179,6 +173,11 @@ class RouterModel:
     @property
     def session(self) -> int:
         return self._current.number if self._current is not None else 0
+
+    @property
+    def fetching(self) -> bool:
+        """Whether a leftover is being fetched."""
+        return bool(self.fetches)
 
     def settled(self, hostname: str) -> bool:
         session = self._current
@@ -338,8 +337,8 @@ class RouterModel:
 
     # -- leftovers -----------------------------------------------------------------------------------------
 
-    def fetch(self, number: int, queue: str, hostname: str, into: str | None = None) -> None:
-        self.fetches.append(Fetch(number, queue, hostname, into))
+    def fetch(self, number: int, queue: str) -> None:
+        self.fetches.append(Fetch(number, queue))
         self._work_on(self.fetches[-1])
 
     def cancel_fetch(self, number: int) -> None:
@@ -404,27 +403,22 @@ class RouterModel:
         while fetch.waiting:
             entry = fetch.waiting[0]
             hostname = self.owners[entry.body.partition]
-            if fetch.into is None and (hostname is None or hostname in self.paused):
+            if hostname is None or hostname in self.paused:
                 return
             fetch.waiting.popleft()
             seq = fetch.next_seq
             fetch.next_seq += 1
-            fetch.lines[seq] = Line(entry, hostname or "", entry.body.partition)
-            if fetch.into is not None:
-                fetch.lines[seq].hostname = ""
-                fetch.publish.publish(None, fetch.into, entry.body, seq)
-            else:
-                self._published[hostname or ""] = self._published.get(hostname or "", 0) + 1
-                self._idle_since[entry.body.partition] = self.world.now
-                fetch.publish.publish(member_key(hostname or ""), None, entry.body, seq)
+            fetch.lines[seq] = Line(entry, hostname, entry.body.partition)
+            self._published[hostname] = self._published.get(hostname, 0) + 1
+            self._idle_since[entry.body.partition] = self.world.now
+            fetch.publish.publish(member_key(hostname), None, entry.body, seq)
 
     def _fetch_returned(self, fetch: Fetch, seq: int) -> None:
         line = fetch.lines.get(seq)
         if line is None:
             return
-        if line.hostname:
-            self.paused.add(line.hostname)
-            self._on_event(Unroutable(line.hostname, SetAside.RETURNED))
+        self.paused.add(line.hostname)
+        self._on_event(Unroutable(line.hostname, SetAside.RETURNED))
         self._reset_fetch(fetch)
 
     def _fetch_confirmed(self, fetch: Fetch, seq: int) -> None:

@@ -50,6 +50,7 @@ class Parts:
 
     coordinator: Callable[[GroupState, Timing], Coordinator] = Coordinator
     router: type[RouterModel] = RouterModel
+    term: type[Term] = Term
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ class Schedule:
         self.seed = seed
         self.world = world = World(seed, telling=telling)
         self.rng = rng = world.rng
-        self.kind = rng.choices(("faults", "planned", "blind"), (8, 2, 1))[0]
+        self.kind = rng.choices(("faults", "storm", "planned", "blind"), (8, 4, 2, 1))[0]
         self.partitions = rng.randint(1, 5)
         self.oracle = Oracle(world, self.partitions, faults=self.kind != "planned")
         self.broker = Broker(world, self.oracle.lost)
@@ -92,12 +93,15 @@ class Schedule:
         self.management = Management(exists=self.kind != "blind")
         self.election = Election(world, self.broker, GroupState.new(self.partitions))
         self.parts = parts
-        self.prefetch = rng.choice((3, 8, 20))
-        self.window = rng.choice((1, 3, 8)) if self.kind != "blind" else None
+        self.prefetch = rng.choice((3, 8, 20)) if self.kind != "storm" else 20
+        self.window = {"blind": None, "storm": 8}.get(self.kind, rng.choice((1, 3, 8)))
         self.instances = [
             Instance(world, self.broker, self.election, name, self._make_term) for name in ("one", "two")
         ]
-        self.pods = [self._make_pod(f"pod-{number}") for number in range(rng.randint(1, 4))]
+        self.pods = [
+            self._make_pod(f"pod-{number}")
+            for number in range(rng.randint(1, 4) if self.kind != "storm" else rng.randint(2, 3))
+        ]
         self.effects: Counter[str] = Counter()
         self._traps: list[tuple[type[ev.Effect], Callable[[], None]]] = []
         self.lossy = 0.0
@@ -132,14 +136,15 @@ class Schedule:
     def _habits(self) -> Habits:
         rng = self.rng
         blind = self.kind == "blind"
-        naming = "same" if blind else rng.choice(("same", "same", "fresh", "exclusive"))
+        storm = self.kind == "storm"
+        naming = "same" if blind else rng.choice(("same", "same", "fresh", "fresh" if storm else "exclusive"))
         return Habits(
             naming=naming,
             # Durable queues that are left behind, still bound, without a word: nobody could tell them apart.
             says_queue=naming == "fresh" or (not blind and rng.random() < 0.5),
             consumes_before_ready=rng.random() < 0.5,
             prefetch=rng.choice((1, 3, 10)),
-            work=0.02 if blind else rng.choice((0.002, 0.03, 0.2)),
+            work=0.02 if blind else rng.choice((0.002, 0.03, 0.2) if not storm else (0.2, 0.4)),
             leaves_at_once=not blind and rng.random() < 0.5,
         )
 
@@ -160,7 +165,7 @@ class Schedule:
                 happened,
             )
 
-        return Term(
+        return self.parts.term(
             instance,
             self.broker,
             self.oracle,
@@ -277,12 +282,21 @@ class Schedule:
         if rng.random() < 0.3:
             for _ in range(20):
                 world.after(0.0, self._publish, rng.randrange(self.partitions))
-        actions = {"planned": self._planned, "faults": self._faulty, "blind": self._blind}[self.kind]()
+        actions = {
+            "planned": self._planned,
+            "faults": self._faulty,
+            "storm": self._stormy,
+            "blind": self._blind,
+        }[self.kind]()
         for _ in range(rng.randint(1, 3) if self.kind == "planned" else rng.randint(2, 14)):
             when = rng.uniform(0.5, length)
             world.after(when, self._unless_healed, rng.choice(actions))
             if rng.random() < 0.3:
                 world.after(when + rng.uniform(0, 0.6), self._unless_healed, rng.choice(actions))
+        if self.kind == "storm":
+            traps = (ev.Move, ev.Fetch, ev.Fetch, ev.Fetch, ev.Assign, ev.Reclaim)
+            for _ in range(rng.randint(3, 8)):
+                self._traps.append((rng.choice(traps), rng.choice(actions)))
         if self.kind == "faults":
             for _ in range(rng.randint(0, 5)):
                 self._traps.append((rng.choice(TRAPPED), rng.choice(actions)))
@@ -332,6 +346,35 @@ class Schedule:
             lambda: pod().delete_queue(rng.choice((0.5, 2.0))),
             lambda: pod().unbind_queue(rng.choice((0.5, 2.0))),
         ]
+
+    def _stormy(self) -> list[Callable[[], None]]:
+        """Members die with full queues, and those die that are to get what they left."""
+        pod, rng = self._some_pod, self.rng
+        return [
+            self._join,
+            self._restart_pod,
+            self._restart_pod,
+            lambda: self._next_owner().crash(),
+            lambda: self._next_owner().crash(),
+            lambda: pod().cut(),
+            lambda: pod().pause_consuming(rng.choice((1.0, 4.0))),
+            self._crash_between_effects,
+            self._kill_active,
+            self._fail_session,
+        ]
+
+    def _next_owner(self) -> Pod:
+        """One that is to get what another left, if there is one."""
+        term = self.term
+        if term is not None:
+            state = term.coordinator.state
+            owners = {
+                state.partitions[number].owner for left in state.leftovers for number in left.partitions
+            }
+            found = [pod for pod in self.pods if pod.alive and pod.name in owners]
+            if found:
+                return self.rng.choice(found)
+        return self._some_pod()
 
     def _some_pod(self) -> Pod:
         alive = [pod for pod in self.pods if pod.alive]
@@ -490,7 +533,7 @@ class Schedule:
         coordinator = term.coordinator
         if state.leftovers or coordinator._handovers or coordinator._paused:
             return f"pending: {coordinator!r} leftovers {state.leftovers} paused {coordinator._paused}"
-        if router.locked or router.paused or router.held_messages or router.fetches:
+        if router.locked or router.paused or router.held_messages or router.fetching:
             return (
                 f"the router has locked {router.locked}, paused {router.paused}, held {router.held_messages}"
             )

@@ -12,6 +12,7 @@ from partymq.group.state import GroupState, Member, encode_state
 from partymq.group.wire import MemberCall, Ready, Status
 from tests.simulation.broker import Broker
 from tests.simulation.instance import Instance
+from tests.simulation.mover import Mover
 from tests.simulation.oracle import Oracle
 from tests.simulation.router_model import RouterModel
 
@@ -73,13 +74,14 @@ class Term:
         self.management = management
         self._performed = performed
         self.coordinator = make_coordinator(state)
-        self.router = make_router(instance, self._routed)
+        self.router = make_router(instance, self.happened)
         self._events: deque[ev.Event] = deque()
         self._answers: dict[str, AnswerTo] = {}
         self._calls: dict[str, deque[tuple[str, MemberCall, AnswerTo]]] = {}
         self._handovers: dict[int, Handover] = {}
         self._cancelled: set[int] = set()
         self._moves: dict[int, ev.Move] = {}
+        self.movers: list[Mover] = []
         self._busy = False
         self.over = False
         self._retiring = False
@@ -101,7 +103,14 @@ class Term:
         """Take no more events, and let the router finish."""
         self._retiring = True
         self._events.clear()
+        for mover in self.movers:
+            mover.end()
         self.router.finish()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether all is confirmed and acked, after `retire`."""
+        return self.router.quiet and all(mover.over for mover in self.movers)
 
     def submit(self, request_id: str, call: MemberCall, answer: AnswerTo) -> None:
         """A command."""
@@ -239,13 +248,14 @@ class Term:
                     handover.over = True
                     router.unlock(handover.locked)
             case ev.Move(number, queue, hostname, unbind):
-                self.broker.declare(leftover_queue(DEFAULT_GROUP, number))
                 self._moves[number] = effect
                 self._unbind(hostname, queue, unbind, partial(self._move, effect))
             case ev.Fetch(number):
-                router.fetch(number, leftover_queue(DEFAULT_GROUP, number), "")
+                router.fetch(number, leftover_queue(DEFAULT_GROUP, number))
             case ev.CancelFetch(number):
                 self._moves.pop(number, None)
+                for mover in self._movers_of(number):
+                    mover.end()
                 router.cancel_fetch(number)
             case ev.Discard(number):
                 self.instance.timer(
@@ -259,17 +269,29 @@ class Term:
                 router.stop()
         return True
 
-    def _routed(self, event: ev.Event) -> None:
-        """What the router has to say; a move is a fetch to it."""
-        if isinstance(event, ev.Fetched) and event.leftover in self._moves:
-            del self._moves[event.leftover]
-            event = ev.Moved(event.leftover)
-        self.happened(event)
+    def _movers_of(self, number: int) -> list[Mover]:
+        target = leftover_queue(DEFAULT_GROUP, number)
+        return [mover for mover in self.movers if mover.target == target and not mover.over]
 
     def _move(self, move: ev.Move) -> None:
+        """Begin, when an earlier try has ended."""
         number = move.leftover
-        if self._moves.get(number) is move and not self.over:
-            self.router.fetch(number, move.queue, move.hostname, into=leftover_queue(DEFAULT_GROUP, number))
+        connection = self.instance.coordinator
+        if self._moves.get(number) is not move or self.over or connection is None:
+            return
+        if self._movers_of(number):
+            self.instance.timer(0.05, self._move, move)
+            return
+        target = leftover_queue(DEFAULT_GROUP, number)
+        moved = partial(self._has_moved, move)
+        self.movers.append(
+            Mover(self.world, self.broker, self.instance, connection, move.queue, target, moved)
+        )
+
+    def _has_moved(self, move: ev.Move) -> None:
+        if self._moves.get(move.leftover) is move:
+            del self._moves[move.leftover]
+            self.happened(ev.Moved(move.leftover))
 
     def _unbind(self, hostname: str, queue: str, unbind: bool, then: Callable[[], None]) -> None:
         """Remove a binding first, where it has to be; never the only one that is of use."""
@@ -323,9 +345,7 @@ class Term:
                 self._later(ev.Learned(hostname, incarnation, queue))
             return
         seen = self.broker.look(member.queue)
-        ours = sum(
-            fetch.queue == member.queue and fetch.consumer is not None for fetch in self.router.fetches
-        )
+        ours = sum(mover.queue == member.queue and mover.consumer is not None for mover in self.movers)
         consumers = max(0, seen.consumers - ours)
         bound = member.queue in self.broker.bindings.get(member_key(hostname), [])
         self._later(ev.Observed(hostname, incarnation, seen.exists, consumers, bound))
@@ -333,7 +353,7 @@ class Term:
         if other is not None and (not bound or (not consumers and self.broker.look(other).consumers)):
             self._later(ev.Learned(hostname, incarnation, other))
         elif not ours:
-            self.router.observe(hostname, seen.ready + seen.unacked)
+            self.router.observe(hostname, seen)
 
     def queue_of(self, hostname: str, besides: str | None = None) -> str | None:
         """The queue bound with a member's key; of several the one that is consumed, if it is the only one."""
@@ -343,6 +363,10 @@ class Term:
         if len(bound) > 1:
             bound = [name for name in bound if self.broker.look(name).consumers]
         return bound[0] if len(bound) == 1 else None
+
+    def successor_of(self, hostname: str) -> str | None:
+        """What is bound with the key of a member whose queue is gone."""
+        return self.queue_of(hostname)
 
     def _later(self, event: ev.Event) -> None:
         self.instance.timer(self.world.lag() + self.management.slow, self.happened, event)
@@ -426,7 +450,7 @@ class Term:
         counts = (seen.exists, seen.ready, seen.unacked, seen.consumers)
         member = self.coordinator.state.members.get(hostname)
         if not seen.exists and member is not None and member.queue == queue:
-            other = self.queue_of(hostname)
+            other = self.successor_of(hostname)
             if other is not None:
                 self._later(ev.Learned(hostname, member.incarnation, other))
                 counts = (True, 0, 1, 1)

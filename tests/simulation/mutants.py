@@ -1,0 +1,166 @@
+"""Parts that are broken on purpose: a simulation that does not notice them would prove nothing."""
+
+from partymq.group.coordinator import Coordinator
+from partymq.group.events import Called, Effect, Event, Released, Save
+from partymq.group.events import Drain as DrainEffect
+from partymq.group.state import Leftover, Member
+from partymq.group.wire import Bind, Ready
+from tests.simulation.router_model import RouterModel, Session
+from tests.simulation.schedule import Parts
+from tests.simulation.term import Term
+
+
+class GivesAwayWithoutProof(Coordinator):
+    """Does not wait until the owner has drained."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        effects = super().handle(event, now)
+        drains = [effect for effect in effects if isinstance(effect, DrainEffect)]
+        for drain in drains:
+            effects += super().handle(Released(drain.handover), now)
+        return effects
+
+
+class DoesNotLock(Coordinator):
+    """Lets newer messages go to the new owner while a leftover is fetched."""
+
+    def _locked(self) -> set[int]:
+        return set()
+
+
+class ActsBeforeSaving(Coordinator):
+    """Saves the state after its consequences."""
+
+    def _taken(self) -> list[Effect]:
+        effects = super()._taken()
+        saves = [effect for effect in effects if isinstance(effect, Save)]
+        return [effect for effect in effects if not isinstance(effect, Save)] + saves
+
+
+class FetchesOldestFirst(Coordinator):
+    """Fetches leftovers in the order in which they arose."""
+
+    def _leftover_to_fetch(self) -> int | None:
+        newest_first = self.state.leftovers
+        self.state.leftovers = list(reversed(newest_first))
+        try:
+            return super()._leftover_to_fetch()
+        finally:
+            self.state.leftovers = newest_first
+
+
+class BelievesOldProofs(Coordinator):
+    """Lets messages go to a member that is being reclaimed, and trusts the proof from before."""
+
+    def _cancel(self, hostname: str) -> None:
+        handover = self._handovers.get(hostname)
+        if handover is None or not handover.reclaim or handover.purpose.old_incarnation:
+            super()._cancel(hostname)
+
+
+class FillsQueuesBeingEmptied(Coordinator):
+    """Gives partitions to a member whose queue is being emptied."""
+
+    def _unmoved(self, member: Member) -> Leftover | None:
+        return None
+
+
+class ForgetsOldQueues(Coordinator):
+    """Takes no notice of what a restarted member had in its earlier queue."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        effects = super().handle(event, now)
+        for member in self.state.members.values():
+            member.old_queues.clear()
+        return effects
+
+
+class ForgetsLeftovers(Coordinator):
+    """Takes a dead member's queue for empty."""
+
+    def _add_leftover(self, hostname: str, queue: str, partitions: list[int]) -> None:
+        return
+
+
+class NeverForgetsDead(Coordinator):
+    """Keeps members that are gone."""
+
+    def _forget_gone(self) -> None:
+        return
+
+
+class KeepsTheToken(Coordinator):
+    """Gives partitions away under the old fencing token."""
+
+    def _move(self, moves: dict[int, str | None]) -> None:  # type: ignore[override]
+        tokens = [partition.fencing_token for partition in self.state.partitions]
+        super()._move(moves)
+        for partition, token in zip(self.state.partitions, tokens, strict=True):
+            partition.fencing_token = token
+
+
+class HearsNoRestart(Coordinator):
+    """Does not pause a member that restarts with another queue."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        match event:
+            case Called(request_id, Bind(hostname)) if hostname in self.state.members:
+                return super().handle(Called(request_id, Ready(hostname)), now)
+        return super().handle(event, now)
+
+
+class AcksEarly(RouterModel):
+    """Acks at the source what it has sent, without waiting for the confirm."""
+
+    acks_early = True
+
+
+class Overtakes(RouterModel):
+    """Sends what is held last in first."""
+
+    def _send(self, session: Session, partition: int, hostname: str, entry):  # type: ignore[no-untyped-def]
+        held = self.held[partition]
+        if held and held[-1] is not entry:
+            held.appendleft(entry)
+            entry = held.pop()
+        super()._send(session, partition, hostname, entry)
+
+
+class ForgetsPauses(RouterModel):
+    """Goes on sending to a member that is drained."""
+
+    def pause(self, hostname: str) -> None:
+        return
+
+
+class DoesNotSettle(RouterModel):
+    """Says that everything has arrived while it is on its way."""
+
+    def settled(self, hostname: str) -> bool:
+        return True
+
+
+class LooksAtNamesOnly(Term):
+    """Takes a queue that is gone for a proof, whatever else is bound with the member's key."""
+
+    def successor_of(self, hostname: str) -> str | None:
+        return None
+
+
+MUTANTS: dict[str, Parts] = {
+    mutant.__name__: Parts(coordinator=mutant)
+    for mutant in (
+        GivesAwayWithoutProof,
+        DoesNotLock,
+        ActsBeforeSaving,
+        FetchesOldestFirst,
+        BelievesOldProofs,
+        FillsQueuesBeingEmptied,
+        ForgetsOldQueues,
+        ForgetsLeftovers,
+        NeverForgetsDead,
+        KeepsTheToken,
+        HearsNoRestart,
+    )
+} | {mutant.__name__: Parts(router=mutant) for mutant in (AcksEarly, Overtakes, ForgetsPauses, DoesNotSettle)}
+MUTANTS["LooksAtNamesOnly"] = Parts(term=LooksAtNamesOnly)
