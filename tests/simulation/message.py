@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+SOURCE = "source"
+"""The queue they come from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

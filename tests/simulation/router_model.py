@@ -11,11 +11,10 @@ from partymq.group.events import Fetched, HoldExhausted, Unroutable
 from partymq.group.names import member_key
 from partymq.group.state import SetAside
 from tests.simulation.broker import Broker, Channel, Connection, Consumer, Entry, Refused, Seen
+from tests.simulation.message import SOURCE
 from tests.simulation.world import Process, World
 
 RouterEvent = Unroutable | Fetched | HoldExhausted
-
-SOURCE = "source"
 
 
 @dataclass(slots=True)

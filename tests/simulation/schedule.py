@@ -17,10 +17,11 @@ from partymq.group.state import GroupState, MemberState, decode_state
 from partymq.group.wire import MemberCall, Status
 from tests.simulation.broker import Broker
 from tests.simulation.instance import Election, Instance
-from tests.simulation.message import Message
+from tests.simulation.message import SOURCE, Message
 from tests.simulation.oracle import Oracle, PromiseBroken
 from tests.simulation.pod import AnswerTo, Habits, Pod
-from tests.simulation.router_model import SOURCE, RouterModel
+from tests.simulation.router_core import CoreRouter
+from tests.simulation.router_model import RouterModel
 from tests.simulation.term import Management, Term
 from tests.simulation.world import World
 
@@ -49,7 +50,7 @@ class Parts:
     """What a schedule is played with: the real parts, or parts broken on purpose."""
 
     coordinator: Callable[[GroupState, Timing], Coordinator] = Coordinator
-    router: type[RouterModel] = RouterModel
+    router: type[RouterModel] | type[CoreRouter] = CoreRouter
     term: type[Term] = Term
 
 
@@ -151,7 +152,7 @@ class Schedule:
     # -- the parts ---------------------------------------------------------------------------------------
 
     def _make_term(self, instance: Instance, state: GroupState) -> Term:
-        def make_router(instance: Instance, happened: Callable[[ev.Event], None]) -> RouterModel:
+        def make_router(instance: Instance, happened: Callable[[ev.Event], None]) -> RouterModel | CoreRouter:
             assert instance.coordinator is not None
             return self.parts.router(
                 self.world,

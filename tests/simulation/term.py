@@ -14,6 +14,7 @@ from tests.simulation.broker import Broker
 from tests.simulation.instance import Instance
 from tests.simulation.mover import Mover
 from tests.simulation.oracle import Oracle
+from tests.simulation.router_core import CoreRouter
 from tests.simulation.router_model import RouterModel
 
 TICK = 0.4
@@ -63,7 +64,7 @@ class Term:
         oracle: Oracle,
         management: Management,
         make_coordinator: Callable[[GroupState], Coordinator],
-        make_router: Callable[[Instance, Callable[[ev.Event], None]], RouterModel],
+        make_router: Callable[[Instance, Callable[[ev.Event], None]], RouterModel | CoreRouter],
         state: GroupState,
         performed: Callable[[ev.Effect], None],
     ) -> None:
