@@ -58,8 +58,8 @@ OURS: Final = (
 _WINDOW: Final = 200
 """Messages that are published and not confirmed at most."""
 _PREFETCH: Final = 65_535
-"""All, as a rule: who takes some of what was given back to a quorum queue and gives it back too, gives it back
-behind the rest. (None would be 2,000 there.)"""
+"""All, as a rule: who takes some of what was given back to a quorum queue and gives it back too, gives it
+back behind the rest. (None would be 2,000 there.)"""
 _WITHIN: Final = 30.0
 _NOT_FOUND: Final = 404
 _ACCESS_REFUSED: Final = 403

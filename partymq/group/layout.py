@@ -139,8 +139,8 @@ class GroupLayout:
         """Raises ConfigError where it is no settings message."""
         try:
             message = _DECODE(payload)
-            key = KeyRule(message.key.source, message.key.name)  # type: ignore[arg-type]
-        except (msgspec.DecodeError, ValueError) as error:
+            key = key_rule(f"{message.key.source}:{message.key.name}")
+        except (msgspec.DecodeError, ConfigError) as error:
             shown = json.dumps(payload[:200].decode(errors="replace"))
             raise ConfigError(f"the settings message of the group can't be read: {error}: {shown}") from error
         return cls(

@@ -81,7 +81,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 @each_page
 def test_commands_exist(page: Path) -> None:
     commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    named = set(re.findall(r"(?:^|[\s`=])partymq ([a-z]+)(?=[\s`:]|$)", code_of(page), re.MULTILINE))
+    commands |= {group.name for group in app.registered_groups if group.name}
+    named = set(
+        re.findall(r"(?<!from )(?:^|(?<=[\s`=]))partymq ([a-z]+)(?=[\s`:]|$)", code_of(page), re.MULTILINE)
+    )
     assert named <= commands
 
 
