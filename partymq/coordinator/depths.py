@@ -88,6 +88,16 @@ class QueueDepths:
             return asked or {queue: await self._declared(queue) for queue in queues}
         return {queue: _merged(asked.get(queue), managed.get(queue)) for queue in queues}
 
+    async def is_unbound(self, exchange: str, key: str) -> bool:
+        """Whether it is certain that nothing is bound to a direct exchange with this key."""
+        if self._management is None or not self.sighted:
+            return False
+        try:
+            return await self._management.is_unbound(exchange, key)
+        except ManagementUnavailable as error:
+            self._blind(error)
+            return False
+
     async def bindings(self, exchange: str) -> dict[str, list[str]] | None:
         """Queues by routing key; None where nobody can be asked."""
         if self._management is None or not self.sighted:

@@ -55,7 +55,12 @@ class _Binding(msgspec.Struct):
     routing_key: str
 
 
+class _Exchange(msgspec.Struct):
+    type: str = ""
+
+
 _PAGES = msgspec.json.Decoder(_Page)
+_EXCHANGES = msgspec.json.Decoder(_Exchange)
 _BINDINGS = msgspec.json.Decoder(list[_Binding])
 
 
@@ -121,6 +126,15 @@ class Management:
             if binding.destination_type == "queue":
                 bound.setdefault(binding.routing_key, []).append(binding.destination)
         return bound
+
+    async def is_unbound(self, exchange: str, key: str) -> bool:
+        """Whether it is certain that nothing published to a direct exchange with this key gets anywhere."""
+        path = f"exchanges/{self._virtual_host}/{quote(exchange, safe='')}"
+        described = await self._read(_EXCHANGES, path, missing=b"{}")
+        if described.type != "direct":
+            return False
+        bound = await self._read(_BINDINGS, f"{path}/bindings/source", missing=b"[]")
+        return all(binding.routing_key != key for binding in bound)
 
     async def _read(self, decoder: msgspec.json.Decoder[_T], path: str, missing: bytes | None = None) -> _T:
         try:

@@ -88,6 +88,10 @@ class Observer:
             self._learned(hostname, others[0])
         return bool(others)
 
+    async def is_unbound(self, hostname: str) -> bool:
+        """Whether it is certain that nothing can reach a member. Raises BrokerError."""
+        return await self._depths.is_unbound(self._settings.exchange, member_key(hostname))
+
     async def may_unbind(self, hostname: str, queue: str) -> bool:
         """Whether an earlier queue of a member can lose its binding: never the only one that is of use.
 

@@ -51,6 +51,7 @@ class Proofs:
         queue_of: the name of a member's queue where it is known.
         moved_on: whether a member has another queue than this one, which is gone: clients that recover by
             themselves come back with a new one, without a word. Then its end proves nothing.
+        is_unbound: whether it is certain that no queue at all is bound for a member.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Proofs:
         idle_handover: float,
         queue_of: Callable[[str], str | None],
         moved_on: Callable[[str, str], Awaitable[bool]],
+        is_unbound: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._lanes = lanes
         self._depths = depths
@@ -69,6 +71,7 @@ class Proofs:
         self._idle_handover = idle_handover
         self._queue_of = queue_of
         self._moved_on = moved_on
+        self._is_unbound = is_unbound
 
     async def drained(self, drain: Drain) -> Released | PutOff:
         """A living member has finished, or not in time. Raises BrokerError when the broker can't be asked."""
@@ -99,9 +102,10 @@ class Proofs:
         Waits as long as it takes. Raises BrokerError when the broker can't be asked.
         """
         if reclaim.queue is None:
-            for partition in reclaim.partitions:
-                last = self._lanes.idle_since(partition)
-                await asyncio.sleep(last + self._idle_handover - monotonic())
+            while not all(map(self._is_idle, reclaim.partitions)):
+                if self._lanes.settled(reclaim.hostname) and await self._is_unbound(reclaim.hostname):
+                    break  # what was sent to it came back
+                await asyncio.sleep(_LONGEST_POLL)
             return Released(reclaim.handover)
         rest = _Rest(self._lanes, reclaim.hostname)
         poll = _FIRST_POLL

@@ -91,6 +91,7 @@ class Term:
             idle_handover=settings.idle_handover,
             queue_of=self._queue_of,
             moved_on=lambda hostname, queue: self._observer.moved_on(hostname, queue),
+            is_unbound=lambda hostname: self._observer.is_unbound(hostname),
         )
         self.coordinator = Coordinator(state, timing(settings))
         self._observer = Observer(settings, self.coordinator, depths, self._router, self._happened)

@@ -59,6 +59,7 @@ class Setting:
             idle_handover=IDLE,
             queue_of=lambda hostname: None,
             moved_on=self.moved_on,
+            is_unbound=lambda hostname: self.depths.is_unbound("e", hostname),
         )
         self.delivered: list[int] = []
 
@@ -240,6 +241,23 @@ async def test_partitions_of_an_unknown_queue_are_locked_when_they_have_been_idl
     assert await setting.proofs.drained(Drain(1, "pod", None, [3, 4])) == Released(1, partitions=(3, 4))
     assert setting.lanes.locked == [3, 4]
     assert monotonic() - began >= IDLE * 0.9
+
+
+@pytest.mark.parametrize("bound", ["no", "to a queue", "to an exchange", "somehow"])
+async def test_a_member_of_unknown_queue_has_nothing_where_nothing_is_bound(
+    setting: Setting, bound: str
+) -> None:
+    channel = await setting.connection.open_channel()
+    await channel.declare_exchange("e", "topic" if bound == "somehow" else "direct", durable=True)
+    await channel.declare_queue("q", durable=True)
+    await channel.bind_queue("q", "e", "another")
+    if bound == "to a queue":
+        await channel.bind_queue("q", "e", "pod")
+    if bound == "to an exchange":
+        await channel.bind_exchange("amq.fanout", "e", "pod")
+    began = monotonic()
+    assert await setting.proofs.reclaimed(Reclaim(1, "pod", None, [0, 1])) == Released(1)
+    assert (monotonic() - began < IDLE * 0.9) is (bound == "no")
 
 
 async def test_a_leftovers_queue_is_untouched_drained_or_gone(setting: Setting) -> None:

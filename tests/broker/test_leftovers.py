@@ -39,10 +39,15 @@ class Mover:
             idle_handover=1.0,
             queue_of=lambda hostname: None,
             moved_on=self._never,
+            is_unbound=self._bound,
         )
 
     @staticmethod
     async def _never(hostname: str, queue: str) -> bool:
+        return False
+
+    @staticmethod
+    async def _bound(hostname: str) -> bool:
         return False
 
     async def fill(self, messages: int) -> None:
