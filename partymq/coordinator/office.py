@@ -13,12 +13,15 @@ from time import monotonic
 from typing import Final
 
 from partymq.amqp.connection import Connection
-from partymq.coordinator.commands import AnswerTo, serve_commands
+from partymq.coordinator.commands import AnswerTo, probe, serve_commands
 from partymq.coordinator.lease import Lease
+from partymq.errors import BrokerError
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.wire import Command, MemberCall, Reply, Status
 
+_PROBE: Final = 1.0
+"""Seconds between two messages to ourselves, so that we hear that the broker takes none."""
 _MOST_AT_ONCE: Final = 500
 _MOST_WAITING: Final = 20_000
 """Events in the queue from which on commands are not taken: their senders try again."""
@@ -82,9 +85,11 @@ class Office(ABC):
         self.perform(self.coordinator.start(self._clock(), time.time()))
 
     def start_tasks(self, tasks: asyncio.TaskGroup) -> None:
-        """Take up the state and begin to work in these tasks; they end with BrokerError."""
+        """Take up the state and begin to work in these tasks, which end with BrokerError.
+
+        That the lease is lost has to be watched besides."""
         self.begin()
-        for work in (self._serve(), self._take_events(), self._tick(), self._renew(), self._watch_lease()):
+        for work in (self._serve(), self._take_events(), self._tick(), self._renew()):
             tasks.create_task(work)
 
     def happened(self, event: ev.Event) -> None:
@@ -105,10 +110,15 @@ class Office(ABC):
 
     async def _serve(self) -> None:
         channel = await serve_commands(self._connection, self._group, self.submit)
-        raise await channel.wait_closed()
-
-    async def _watch_lease(self) -> None:
-        raise await self._lease.wait_lost()
+        closed = asyncio.ensure_future(channel.wait_closed())
+        try:
+            while not closed.done():
+                if self._connection.blocked is None:
+                    probe(self._connection, channel, self._group)
+                await asyncio.wait([closed], timeout=_PROBE)
+            raise closed.result()
+        finally:
+            closed.cancel()
 
     async def _tick(self) -> None:
         blocked = False
@@ -143,3 +153,12 @@ class Office(ABC):
                 await self._lease.save(self.coordinator.state)
             self.decided(batch)
             self.perform(effects)
+
+
+def first_error(errors: BaseExceptionGroup[BrokerError]) -> BrokerError:
+    """The first of several errors, which usually have one cause."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, BrokerError)
+    return error

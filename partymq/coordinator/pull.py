@@ -19,7 +19,7 @@ from partymq.amqp.connection import Connection
 from partymq.amqp.content import Returned, encode_content, publish_frame
 from partymq.coordinator.commands import ASSIGNMENT, AnswerTo
 from partymq.coordinator.lease import Lease
-from partymq.coordinator.office import Office
+from partymq.coordinator.office import Office, first_error
 from partymq.errors import BrokerError
 from partymq.group import events as ev
 from partymq.group.assignments import Assignments
@@ -119,9 +119,10 @@ class PullTerm(Office):
             async with asyncio.TaskGroup() as tasks:
                 self.start_tasks(tasks)
                 tasks.create_task(self._look())
+                tasks.create_task(self._watch_lease())
                 tasks.create_task(self._watch_outbox(self._outbox))
         except* BrokerError as errors:
-            raise _first(errors) from None
+            raise first_error(errors) from None
 
     def describe(self) -> dict[str, Any]:
         """Members, partitions, and who coordinates; for people."""
@@ -195,6 +196,9 @@ class PullTerm(Office):
         elif now - self._gone_since.setdefault(queue, now) >= self._settings.rejoin_grace:
             self.happened(ev.Observed(hostname, member.incarnation, exists=False, consumers=0))
 
+    async def _watch_lease(self) -> None:
+        raise await self._lease.wait_lost()
+
     async def _watch_outbox(self, outbox: Channel) -> None:
         raise await outbox.wait_closed()
 
@@ -252,11 +256,3 @@ class PullTerm(Office):
         properties = Basic.Properties(message_type=ASSIGNMENT)
         content = encode_content(outbox.number, encode(assignment), properties, self._connection.frame_max)
         self._connection.write(publish_frame(outbox.number, "", queue, mandatory=True) + content)
-
-
-def _first(errors: BaseExceptionGroup[BrokerError]) -> BrokerError:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, BrokerError)
-    return error

@@ -1,12 +1,6 @@
-"""One term: the coordinator's decisions, carried out on the broker until the lease is lost.
-
-Everything that happens becomes an event in one queue; one task takes them out, asks the pure coordinator,
-saves the state where it changed, and carries out the effects in the order they came. Events that are waiting
-together share one save.
-"""
+"""One term of coordinating a push group: the decisions, carried out on the broker until the lease is lost."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -17,11 +11,12 @@ import structlog
 
 from partymq.amqp.connection import Connection
 from partymq.config.settings import BrokerSettings, GroupSettings
-from partymq.coordinator.commands import AnswerTo, probe, serve_commands
+from partymq.coordinator.commands import AnswerTo
 from partymq.coordinator.depths import QueueDepths
 from partymq.coordinator.lease import Lease
 from partymq.coordinator.leftovers import discard_leftover, move_leftover
 from partymq.coordinator.observer import Observer
+from partymq.coordinator.office import Office, first_error
 from partymq.coordinator.proofs import Proofs
 from partymq.coordinator.settings import router_settings, timing
 from partymq.coordinator.statistics import GroupStatistics
@@ -31,25 +26,21 @@ from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.names import leftover_queue
 from partymq.group.state import GroupState
-from partymq.group.wire import Command, Describe, Heartbeat, MemberCall, Ready, Released, Reply, Status
+from partymq.group.wire import Command, Describe, Heartbeat, Ready, Released, Reply, Status
 from partymq.router import Router
 from partymq.router import events as routed
 
 _TICK: Final = 0.2
-_PROBE: Final = 1.0
 _RENEW: Final = 240.0
 """Seconds after which at the latest the state is saved again: the broker must not find it unacked for longer
 than its `consumer_timeout`."""
-_MOST_AT_ONCE: Final = 500
-_MOST_WAITING: Final = 20_000
-"""Events in the queue from which on commands are not taken: their senders try again."""
 _RETRY: Final = 0.5
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 
-class Term:
+class Term(Office):
     """One term as the coordinator of one group.
 
     Args:
@@ -72,9 +63,15 @@ class Term:
         depths: QueueDepths,
         statistics: GroupStatistics,
     ) -> None:
+        super().__init__(
+            settings.name,
+            lease,
+            connection,
+            Coordinator(state, timing(settings)),
+            tick=min(_TICK, settings.heartbeat.check_interval),
+            renew_after=min(_RENEW, broker.consumer_timeout / 3),
+        )
         self._settings = settings
-        self._lease = lease
-        self._connection = connection
         self._depths = depths
         self._statistics = statistics
         self._router = Router(
@@ -93,18 +90,12 @@ class Term:
             moved_on=lambda hostname, queue: self._observer.moved_on(hostname, queue),
             is_unbound=lambda hostname: self._observer.is_unbound(hostname),
         )
-        self.coordinator = Coordinator(state, timing(settings))
-        self._observer = Observer(settings, self.coordinator, depths, self._router, self._happened)
-        self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
-        self._answers: dict[str, list[AnswerTo]] = {}
+        self._observer = Observer(settings, self.coordinator, depths, self._router, self.happened)
         self._tasks = asyncio.TaskGroup()
         self._looking: dict[str, deque[tuple[Command, AnswerTo]]] = {}
         self._handovers: dict[int, asyncio.Task[None]] = {}
         self._locked: dict[int, tuple[int, ...]] = {}
         self._leftovers: dict[int, asyncio.Task[None]] = {}
-        self._renewal_due = False
-        self._renew_after = min(_RENEW, broker.consumer_timeout / 3)
-        self._began = time.time()
 
     async def run(self) -> None:
         """Coordinate until the lease is lost; cancelled, end in good order (see `Router.run`).
@@ -115,12 +106,8 @@ class Term:
         router = asyncio.create_task(self._router.run(self._connection), name="router")
         try:
             async with self._tasks as tasks:
-                self._perform(self.coordinator.start(monotonic(), time.time()))
+                self.start_tasks(tasks)
                 tasks.create_task(_persistently(partial(prepare, self._connection, self._settings)))
-                tasks.create_task(self._serve())
-                tasks.create_task(self._take_events())
-                tasks.create_task(self._tick())
-                tasks.create_task(self._renew())
                 tasks.create_task(self._observer.run())
                 tasks.create_task(self._watch(router))
         except* BrokerError as errors:
@@ -145,7 +132,7 @@ class Term:
         elif isinstance(call, Ready) and call.queue is None:
             self._look_for_queue(call.hostname, command, answer)
         else:
-            self._submitted(command.request_id, call, answer)
+            self.submitted(command.request_id, call, answer)
 
     def _is_alive(self, heartbeat: Heartbeat) -> bool:
         """Note a member's heartbeat; False where it is none, perhaps because its `bind` is still waiting."""
@@ -190,15 +177,6 @@ class Term:
 
     # -- events in -------------------------------------------------------------------------------------
 
-    def _happened(self, event: ev.Event) -> None:
-        self._events.put_nowait(event)
-
-    def _submitted(self, request_id: str, call: MemberCall, answer: AnswerTo) -> None:
-        if self._events.qsize() >= _MOST_WAITING:
-            return  # the caller asks again, or gives up
-        self._answers.setdefault(request_id, []).append(answer)
-        self._happened(ev.Called(request_id, call))
-
     def _look_for_queue(self, hostname: str, command: Command, answer: AnswerTo) -> None:
         """Ask the broker for a member's queue before its `ready` counts; its next calls wait for that."""
         self._looking[hostname] = deque()
@@ -214,7 +192,7 @@ class Term:
             queue = await self._observer.queue_of(hostname)
         except BrokerError:
             queue = None
-        self._submitted(request_id, Ready(hostname, queue), answer)
+        self.submitted(request_id, Ready(hostname, queue), answer)
         if queue is None:
             self._observer.wake()
         for command, answer_later in self._looking.pop(hostname):
@@ -224,42 +202,11 @@ class Term:
         """What the router has to say, as events of the coordinator's."""
         match event:
             case routed.Unroutable(hostname, reason):
-                self._happened(ev.Unroutable(hostname, reason))
+                self.happened(ev.Unroutable(hostname, reason))
             case routed.HoldExhausted(hostnames):
-                self._happened(ev.HoldExhausted(hostnames))
+                self.happened(ev.HoldExhausted(hostnames))
             case routed.Fetched(number):
-                self._happened(ev.Fetched(number))
-
-    async def _serve(self) -> None:
-        group = self._settings.name
-        channel = await serve_commands(self._connection, group, self.submit)
-        closed = asyncio.ensure_future(channel.wait_closed())
-        try:
-            while not closed.done():
-                if self._connection.blocked is None:
-                    probe(self._connection, channel, group)
-                await asyncio.wait([closed], timeout=_PROBE)
-            raise closed.result()
-        finally:
-            closed.cancel()
-
-    async def _tick(self) -> None:
-        blocked = False
-        interval = min(_TICK, self._settings.heartbeat.check_interval)
-        while True:
-            await asyncio.sleep(interval)
-            # While the broker takes no messages, no heartbeat of another instance's clients gets here.
-            if blocked and self._connection.blocked is None:
-                self._happened(ev.HeldUp())
-            blocked = self._connection.blocked is not None
-            if not blocked:
-                self._happened(ev.Tick())
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(self._renew_after)
-            self._renewal_due = True
-            self._happened(ev.Tick())
+                self.happened(ev.Fetched(number))
 
     async def _watch(self, router: asyncio.Task[None]) -> None:
         """End the term when the lease is lost or the router can't go on."""
@@ -274,21 +221,16 @@ class Term:
 
     # -- decisions ---------------------------------------------------------------------------------------
 
-    async def _take_events(self) -> None:
-        while True:
-            batch = [await self._events.get()]
-            while len(batch) < _MOST_AT_ONCE and not self._events.empty():
-                batch.append(self._events.get_nowait())
-            now = monotonic()
-            self.coordinator.sighted = self._depths.sighted
-            effects = [effect for event in batch for effect in self.coordinator.handle(event, now)]
-            if self._renewal_due or any(isinstance(effect, ev.Save) for effect in effects):
-                self._renewal_due = False
-                await self._lease.save(self.coordinator.state)
-            self._perform(effects)
+    def decide(self, events: list[ev.Event]) -> list[ev.Effect]:
+        """See `Office`."""
+        self.coordinator.sighted = self._depths.sighted
+        return super().decide(events)
 
-            self._statistics.rebalanced(self.coordinator.rebalances)
-            self._statistics.term(self._lease.epoch, self.coordinator)
+    def perform(self, effects: list[ev.Effect]) -> None:
+        """See `Office`."""
+        self._perform(effects)
+        self._statistics.rebalanced(self.coordinator.rebalances)
+        self._statistics.term(self._lease.epoch, self.coordinator)
 
     def _perform(self, effects: list[ev.Effect]) -> None:
         """Carry out effects in their order. None of them blocks."""
@@ -298,8 +240,7 @@ class Term:
                 case ev.Save():
                     pass
                 case ev.Answer(request_id, status):
-                    for answer in self._answers.pop(request_id, ()):
-                        answer(Reply(request_id, status))
+                    self.answered(request_id, status)
                 case ev.Pause(hostname):
                     router.pause(hostname)
                 case ev.Resume(hostname):
@@ -355,7 +296,7 @@ class Term:
         elif isinstance(proof, ev.Released) and proof.partitions is not None:
             self._locked[number] = proof.partitions
         self._handovers.pop(number, None)
-        self._happened(proof)
+        self.happened(proof)
 
     def _cancel(self, number: int) -> None:
         task = self._handovers.pop(number, None)
@@ -387,7 +328,7 @@ class Term:
 
         event = await _persistently(moved)
         self._leftovers.pop(move.leftover, None)
-        self._happened(event)
+        self.happened(event)
 
     def _end_move(self, number: int) -> None:
         task = self._leftovers.pop(number, None)
@@ -409,12 +350,3 @@ async def _persistently(ask: Callable[[], Awaitable[_T]]) -> _T:
         except BrokerError as error:
             _log.warning("a step has to be tried again", reason=str(error), retry_seconds=_RETRY)
         await asyncio.sleep(_RETRY)
-
-
-def first_error(errors: BaseExceptionGroup[BrokerError]) -> BrokerError:
-    """The first of several errors, which usually have one cause."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, BrokerError)
-    return error
