@@ -94,6 +94,7 @@ class Outbox:
         waiting: not sent, in order.
         flight: sent and not confirmed, by sequence number of the channel.
         flight_bytes: the size of those.
+        bytes: the size of all.
         back: came back as unroutable, and confirmed.
         careful: messages that are to be sent one at a time, because one of them closed the channel.
         confirmed: how many have been, since the start.
@@ -105,7 +106,7 @@ class Outbox:
     def __init__(self, most: int, most_bytes: int) -> None:
         self.waiting: deque[Item] = deque()
         self.flight: dict[int, Item] = {}
-        self.flight_bytes = 0
+        self.flight_bytes = self.bytes = 0
         self.back: list[Item] = []
         self.careful = 0
         self.confirmed = 0
@@ -125,6 +126,13 @@ class Outbox:
             item.given_up for items in (self.flight.values(), self.back, self.waiting) for item in items
         )
 
+    def put(self, item: Item) -> None:
+        """One more to be sent."""
+        if item.batch is not None:
+            item.batch.open += 1
+        self.waiting.append(item)
+        self.bytes += len(item.content)
+
     def take(self) -> list[Item]:
         """What is to be sent now; it counts as sent."""
         waiting, flight = self.waiting, self.flight
@@ -135,7 +143,7 @@ class Outbox:
         while waiting and room > 0 and (room_bytes > 0 or not flight):
             item = waiting.popleft()
             if item.given_up:
-                item.settle(None)
+                self._drop(item, None)
                 continue
             seq += 1
             item.seq = seq
@@ -205,7 +213,9 @@ class Outbox:
         """Splits the bodies of what waits for another frame size. Call it after `rewind`."""
         for item in self.waiting:
             if len(item.content) > frame_max:
+                self.bytes -= len(item.content)
                 item.content = refit(item.content, 1, frame_max)
+                self.bytes += len(item.content)
 
     def expire(self, before: float, error: Callable[[], PartyMQError]) -> int:
         """Gives up what was put before that time; how many. What is not sent yet never will be."""
@@ -217,7 +227,7 @@ class Outbox:
                 item.settle(error())
                 count += 1
         while self.waiting and self.waiting[0].at < before:
-            self.waiting.popleft().settle(error())
+            self._drop(self.waiting.popleft(), error())
             count += 1
         return count
 
@@ -227,11 +237,13 @@ class Outbox:
             item.settle(error)
         self.rewind()
         self.waiting.clear()
+        self.bytes = 0
 
-    def fail_back(self) -> list[Item]:
-        """Takes out what came back, for the caller to settle."""
-        back, self.back = sorted(self.back, key=lambda item: item.seq), []
-        return back
+    def fail_back(self, error: Callable[[], PartyMQError]) -> None:
+        """Gives up what came back."""
+        back, self.back = self.back, []
+        for item in back:
+            self._drop(item, error())
 
     # Inside ---------------------------------------------------------------------------------------
 
@@ -241,7 +253,9 @@ class Outbox:
             self.careful -= 1
         if item.returned is not None:
             self.back.append(item)
-        elif is_ack:
+            return
+        self.bytes -= len(item.content)
+        if is_ack:
             self.confirmed += 1
             # The same as `settle(None)`, spelled out for speed.
             future = item.future
@@ -255,6 +269,13 @@ class Outbox:
             item.settle(Nacked("the broker did not take over a message: is its queue full, or down?"))
 
     def _requeue(self, items: list[Item]) -> None:
-        for item in items:
+        for item in reversed(items):
             item.returned = None
-        self.waiting.extendleft(item for item in reversed(items) if not item.given_up)
+            if item.given_up:
+                self._drop(item, None)
+            else:
+                self.waiting.appendleft(item)
+
+    def _drop(self, item: Item, error: Exception | None) -> None:
+        self.bytes -= len(item.content)
+        item.settle(error)

@@ -44,7 +44,8 @@ _CHANNEL: Final = 1
 """Always the same number, so that messages need not be put together anew for another connection."""
 _COALESCE: Final = 0.001
 _CHUNK: Final = 250
-"""Messages that `publish_many` puts before it lets others run."""
+_CHUNK_BYTES: Final = 1024 * 1024
+"""Messages, and bytes, that `publish_many` puts before it lets others run."""
 _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 5.0
 """Seconds until it connects again; doubled each time, half of it by chance."""
@@ -106,6 +107,7 @@ class Publisher:
         self._wish = wish
         self._timeout = timeout
         self._limit = max_in_flight
+        self._limit_bytes = max_in_flight_bytes
         self._outbox = Outbox(max_in_flight, max_in_flight_bytes)
         self._encoder = Encoder(_CHANNEL, 0, KeyRule())
         self._routes: Routes | None = None
@@ -138,6 +140,7 @@ class Publisher:
         channel = await self._connect()
         self._over = None
         self._running = asyncio.create_task(self._run(channel))
+        self._running.add_done_callback(self._ran)
         self._sweep()
 
     async def close(self) -> None:
@@ -181,8 +184,7 @@ class Publisher:
 
         Raises CallTimeout (with the reason: not connected, or publishers blocked) and ConnectionLost
         (closed): then it is not known whether the broker has it. Nacked, Unroutable and ChannelClosed: it has
-        not.
-        TypeError and ValueError where it can't be encoded. A caller that is cancelled does not know either.
+        not. TypeError and ValueError where it can't be encoded. A caller that is cancelled does not know either.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._put(body, key, headers, properties, future, None)
@@ -218,11 +220,14 @@ class Publisher:
                 self._put_of(message, batch)
                 await self._wait_for_room()
         else:
+            outbox = self._outbox
+            upto = outbox.bytes + _CHUNK_BYTES
             for count, message in enumerate(messages, 1):
                 self._put_of(message, batch)
-                if not count % _CHUNK:
+                if not count % _CHUNK or outbox.bytes >= upto:
                     await asyncio.sleep(0)
                     await self._wait_for_room()
+                    upto = outbox.bytes + _CHUNK_BYTES
 
     # State ----------------------------------------------------------------------------------------
 
@@ -267,11 +272,12 @@ class Publisher:
         if key is None and headers is not None:
             key = self._encoder.key_in(headers)
         raw = key_bytes(key)
+        if raw is not None and self._routes is not None and len(raw) > self._routes.longest_key:
+            longest = self._routes.longest_key
+            raise ValueError(f"a key of {len(raw)} bytes: group {self.group} allows {longest}")
         content = self._encoder.encode(body, raw, headers, properties)
         item = Item(content, raw, self._clock(), future, batch)
-        if batch is not None:
-            batch.open += 1
-        self._outbox.waiting.append(item)
+        self._outbox.put(item)
         self._schedule()
 
     def _schedule(self) -> None:
@@ -310,7 +316,8 @@ class Publisher:
         self._stale = True
 
     async def _wait_for_room(self) -> None:
-        while len(self._outbox) >= 2 * self._limit:
+        outbox = self._outbox
+        while len(outbox) >= 2 * self._limit or (outbox.waiting and outbox.bytes >= 2 * self._limit_bytes):
             self._room.clear()
             await self._room.wait()
 
@@ -353,8 +360,9 @@ class Publisher:
 
     def _give_back_up(self, returned: Returned | None, why: str) -> None:
         code, text = (returned.code, returned.text) if returned is not None else (312, "NO_ROUTE")
-        for item in self._outbox.fail_back():
-            item.settle(Unroutable(code, f"{text} ({why})", write_exchange(self.group), "its partition"))
+        self._outbox.fail_back(
+            lambda: Unroutable(code, f"{text} ({why})", write_exchange(self.group), "of its partition")
+        )
 
     def _learnt(self, connection: Connection, layout: GroupLayout) -> None:
         self._layout = layout
@@ -420,6 +428,12 @@ class Publisher:
                     return
                 except BrokerError as again:
                     self._trouble = str(again)
+
+    def _ran(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            why = ConnectionLost(f"the publisher of group {self.group} failed: {error!r}")
+            why.__cause__ = error
+            self._fail(why)
 
     def _count_attempt(self, error: BrokerError) -> None:
         """What the channel had is sent again: one at a time where the broker closed it because of one of

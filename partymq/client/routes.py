@@ -14,12 +14,17 @@ from partymq.group.names import hash_exchange, write_exchange
 class Routes:
     """The Publish frames of one channel and one layout. All are mandatory: what has no queue comes back.
 
+    Attributes:
+        frames: Publish frames and contents of messages, joined.
+        longest_key: bytes.
+
     Raises ConfigError where a publisher can't know where to: messages of a routed group go to its source.
     """
 
     def __init__(self, channel: int, group: str, layout: GroupLayout) -> None:
         self._partitions = layout.partitions
         self._turn = count()
+        self.longest_key = 1 << 16
         self.frames: Callable[[Iterable[Item]], bytes]
         if layout.ingress == "publisher":
             exchange = write_exchange(group)
@@ -32,7 +37,10 @@ class Routes:
             self._channel = channel
             self._exchange = hash_exchange(group)
             self._fixed = publish_frame(channel, self._exchange, "", mandatory=True)
-            self.frames = self._by_key if layout.key.source == "routing_key" else self._by_header
+            self.frames = self._by_header
+            if layout.key.source == "routing_key":
+                self.frames = self._by_key
+                self.longest_key = 255
         else:
             raise ConfigError(
                 f"group {group}: ingress = 'router': publish to the source that `partymq serve` routes,"

@@ -71,9 +71,8 @@ def test_a_big_body_is_split() -> None:
 
 def put(outbox: Outbox, *bodies: bytes, at: float = 0.0, batch: Batch | None = None) -> list[Item]:
     items = [Item(body, None, at, None, batch) for body in bodies]
-    if batch is not None:
-        batch.open += len(items)
-    outbox.waiting.extend(items)
+    for item in items:
+        outbox.put(item)
     return items
 
 
@@ -94,7 +93,7 @@ async def test_no_more_is_in_flight_than_may_be_and_one_always_may() -> None:
     assert bodies(outbox.take()) == b"gh"
     assert outbox.flight_bytes == 2
     outbox.confirms([(3, True, True)])
-    assert (len(outbox), outbox.confirmed, outbox.flight_bytes) == (1, 3, 0)
+    assert (len(outbox), outbox.confirmed, outbox.flight_bytes, outbox.bytes) == (1, 3, 0, 1)
 
 
 async def test_what_came_back_is_sent_first_and_in_order_although_confirms_are_not() -> None:
@@ -149,6 +148,8 @@ async def test_what_took_too_long_is_given_up_and_never_sent() -> None:
     assert isinstance(batch.error, CallTimeout)
     outbox.rewind()
     assert bodies(outbox.take()) == b"c"
+    outbox.confirms([(1, False, True)])
+    assert (len(outbox), outbox.bytes) == (0, 0)
 
 
 def test_messages_go_to_the_partition_of_their_key() -> None:
