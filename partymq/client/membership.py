@@ -223,13 +223,18 @@ class Membership:
             self._url, name=f"partymq {self._group} member {self.name}", coalesce=0.001
         )
         connection.on_lost(owner.lost)
+        # What is sent to the coordinator goes another way: a broker short of memory stops reading from those
+        # who send, and the acks of messages have to get through just then.
+        voice: Connection | None = None
         working: asyncio.Task[None] | None = None
         beating: asyncio.Task[None] | None = None
         gone = asyncio.create_task(connection.wait_lost())
         try:
+            voice = await connect(self._url, name=f"partymq {self._group} member {self.name} commands")
+            unlinked = voice.on_lost(connection.abort)
             layout = await agree(connection, self._group, self._wish)
             stand(layout)
-            session = self._new_session(connection, layout)
+            session = self._new_session(connection, voice, layout)
             await session.commands.start()
             working = asyncio.create_task(self._join(session, owner))
             await asyncio.wait({working, leaving, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -244,6 +249,9 @@ class Membership:
                 await self._leave(session, working, gone)
             self._over(gone)
             working.result()
+            # First what was said, then the control queue's end.
+            unlinked()
+            await voice.close()
             await connection.close()
         finally:
             self._session = None
@@ -251,6 +259,8 @@ class Membership:
             for task in ending:
                 task.cancel()
             connection.abort()
+            if voice is not None:
+                voice.abort()
             owner.lost(ConnectionLost("the connection of this membership is closed"))
             await asyncio.gather(*ending, return_exceptions=True)
 
@@ -259,12 +269,12 @@ class Membership:
         if gone.done():
             raise gone.result()
 
-    def _new_session(self, connection: Connection, layout: GroupLayout) -> _Session:
+    def _new_session(self, connection: Connection, voice: Connection, layout: GroupLayout) -> _Session:
         def told(assignment: Assignment) -> None:
             if session.duties.take(assignment):
                 session.news.set()
 
-        commands = CommandClient(connection, self._group, timeout=_CALL, on_assignment=told)
+        commands = CommandClient(connection, self._group, timeout=_CALL, on_assignment=told, speak_on=voice)
         session = _Session(connection, layout, commands)
         return session
 

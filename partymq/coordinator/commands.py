@@ -92,10 +92,12 @@ class CommandClient:
     """The front end's side. `start` it on a connection; it ends with that connection.
 
     Args:
-        connection: may be shared with other things.
+        connection: may be shared with other things; what comes from the coordinator comes here.
         group: the group's name.
         timeout: seconds that a call may take; half of it after the first try it is sent again.
         on_assignment: called with the assignments that come without being asked for, of pull groups.
+        speak_on: another connection to send on; a broker that takes no messages stops reading from those that
+            send, and would not see acks of the first one either.
 
     Attributes:
         control: name of the control queue; it is there for as long as the connection.
@@ -108,14 +110,17 @@ class CommandClient:
         *,
         timeout: float,
         on_assignment: Callable[[Assignment], None] | None = None,
+        speak_on: Connection | None = None,
     ) -> None:
         self._connection = connection
+        self._speaking = speak_on or connection
         self._queue = coordinator_queue(group)
         self.control = f"partymq.{group}.q.control-{uuid4().hex}"
         self._timeout = timeout
         self._on_assignment = on_assignment
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._channel: Channel | None = None
+        self._voice: Channel | None = None
 
     async def start(self) -> None:
         """Declare the queues and listen for answers. Raises BrokerError."""
@@ -124,6 +129,7 @@ class CommandClient:
         await channel.declare_queue(self.control, exclusive=True, auto_delete=True)
         await channel.consume(self.control, self._delivered, no_ack=True)
         self._connection.on_blocked(self._blocked)
+        self._voice = channel if self._speaking is self._connection else await self._speaking.open_channel()
         self._channel = channel
 
     async def call(self, request_id: str, call: Call) -> Reply:
@@ -131,10 +137,12 @@ class CommandClient:
 
         Raises NoCoordinator when nobody answered in time, ConnectionLost when the connection is gone.
         """
-        channel = self._channel
+        channel, voice = self._channel, self._voice
         if channel is None or channel.error is not None:
             raise ConnectionLost(f"no connection to the broker: {channel and channel.error}")
-        blocked = self._connection.blocked
+        if voice is None or voice.error is not None:
+            raise ConnectionLost(f"no connection to the broker: {voice and voice.error}")
+        blocked = self._speaking.blocked
         if blocked is not None:
             raise _taking_nothing(blocked)
         body = encode(Command(request_id, call))
@@ -146,7 +154,7 @@ class CommandClient:
             # A `ready` that is sent again could count for the next incarnation of a pod that died meanwhile.
             tries = 1 if isinstance(call, Ready) else 2
             for _ in range(tries):
-                _send(self._connection, channel, self._queue, body, properties)
+                _send(self._speaking, voice, self._queue, body, properties)
                 done, _pending = await asyncio.wait([answer], timeout=self._timeout / tries)
                 if done:
                     return answer.result()
@@ -157,9 +165,9 @@ class CommandClient:
 
     def tell(self, call: Call) -> None:
         """Send a call to which there is no answer, or another than a `Reply`."""
-        if self._channel is not None:
+        if self._voice is not None:
             properties = Basic.Properties(expiration=str(int(self._timeout * 1000)))
-            _send(self._connection, self._channel, self._queue, encode(Command("", call)), properties)
+            _send(self._speaking, self._voice, self._queue, encode(Command("", call)), properties)
 
     async def wait_closed(self) -> BrokerError:
         """Wait until it is of no use any more."""
