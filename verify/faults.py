@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tests.broker.tcp_proxy import BOTH, DOWN, UP
-from verify.world import Pod, Server, World
+from verify.world import COMMANDS, EXCHANGE, Pod, Server, World
 
 End = tuple[float, Callable[[], None]]
 """Seconds from now, and what to do then."""
@@ -50,6 +50,9 @@ class Faults:
             (self.kill_broker, 1),
             (self.restart_broker, 1),
             (self.memory_alarm, 2),
+            (self.unbind_queue, 4),
+            (self.delete_own_queue, 1),
+            (self.hide_queues, 2),
         ]
         self._actions = gentle if planned else gentle + rough
 
@@ -103,7 +106,10 @@ class Faults:
     def _options(self) -> list[str]:
         choose = self._random.choice
         options = [f"--work-ms={choose((0.5, 1, 4))}", f"--prefetch={choose((1, 10, 100))}"]
-        options += ["--silent"] * choose((0, 0, 1)) + ["--rebinds"] * choose((0, 1))
+        options += ["--rebinds"] * choose((0, 1))
+        if self._world.management not in self._busy:  # where its queue can be found
+            options += ["--silent"] * choose((0, 0, 1))
+        options += ["--quorum"] * choose((0, 0, 0, 0, 0, 0, 1))
         return options
 
     def join(self) -> bool:
@@ -137,6 +143,10 @@ class Faults:
         options = self._options()
         if self._random.random() < 0.4:
             options.append(f"--queue=chaos.{pod.name}.{len(self._world.pods)}")
+        else:
+            options = [option for option in options if option != "--quorum"]
+            options += ["--quorum"] * ("--quorum" in pod.options)
+            options.append(f"--queue={pod.queue}")
         seconds = self._later(
             0.0, self._random.choice((0.1, 2.0, 8.0)), lambda: self._again(pod.name, options)
         )
@@ -153,7 +163,8 @@ class Faults:
             if pod.runs:
                 self._later(0.2, 0.2, again)
             else:
-                self._again(pod.name, self._options())
+                queue = f"--queue=chaos.{pod.name}.{len(self._world.pods)}"
+                self._again(pod.name, [*self._options(), queue])
 
         self._later(1.0, 2.0, again)
         return self._tell(f"{pod.name} leaves, to come again")
@@ -182,6 +193,18 @@ class Faults:
             return False
         pod.signal(signal.SIGUSR2)
         return self._tell(f"{pod.name} hangs for a while")
+
+    def unbind_queue(self) -> bool:
+        """A member's queue loses its binding, and gets it again when that has been noticed."""
+        pod = self._pod()
+        if pod is None or not self._quiet_broker():
+            return False
+        binding = {"queue": pod.queue, "exchange": EXCHANGE, "routing_key": f"partymq.partition-{pod.name}"}
+        self._world.ask_broker(lambda channel: channel.queue_unbind(**binding))
+        seconds = self._later(
+            1.0, 6.0, lambda: self._world.ask_broker(lambda channel: channel.queue_bind(**binding)), pod
+        )
+        return self._tell(f"{pod.name}: {pod.queue} is not bound for {seconds:.1f} s")
 
     # Servers ----------------------------------------------------------------------------------------
 
@@ -284,6 +307,23 @@ class Faults:
         self._world.broker_up = False
         self._later(0.0, 5.0, self._world.start_broker, self._world.node)
         return self._tell("the broker is restarted in order")
+
+    def delete_own_queue(self) -> bool:
+        """Somebody deletes the queue of the commands."""
+        if not self._quiet_broker():
+            return False
+        self._world.ask_broker(lambda channel: channel.queue_delete(COMMANDS))
+        return self._tell(f"{COMMANDS} is deleted")
+
+    def hide_queues(self) -> bool:
+        """The management API can't be reached."""
+        proxy = self._world.management
+        if proxy in self._busy:
+            return False
+        proxy.refuse()
+        proxy.cut()
+        seconds = self._later(0.5, 20.0, proxy.resume, proxy)
+        return self._tell(f"the management API is away for {seconds:.1f} s")
 
     def memory_alarm(self) -> bool:
         if not self._quiet_broker():

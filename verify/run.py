@@ -51,7 +51,7 @@ def run(plan: Plan, folder: Path, log: Callable[[str], None]) -> Outcome:
         "PARTYMQ_HEART_BEAT_CONFIG_CHECK_INTERVAL": "500ms",
         "PARTYMQ_HEART_BEAT_CONFIG_EXPIRES_AFTER": "8s",
         "PARTYMQ_DRAIN_TIMEOUT": "4s",
-        "PARTYMQ_IDLE_HANDOVER": "5s",
+        "PARTYMQ_IDLE_HANDOVER": "15s",
         "PARTYMQ_PARTITIONS": str(chooser.choice((8, 64))),
         "PARTYMQ_PREFETCH": str(chooser.choice((20, 300, 2000))),
     }

@@ -9,10 +9,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pika
+import pika.exceptions
 
 from partymq.broker import PrivateNode
 from partymq.broker.ports import free_ports
@@ -22,13 +24,22 @@ from verify.notes import Reader
 from verify.promises import Work, work_of
 
 SOURCE = "partymq.q.source"
+EXCHANGE = "partymq.ex.write"
+COMMANDS = "partymq.default.q.coordinator"
 _HERE = Path(__file__).parent
 
 
 class Server:
     """A `partymq serve` whose connections to the broker go through a proxy."""
 
-    def __init__(self, number: int, node: PrivateNode, folder: Path, settings: dict[str, str]) -> None:
+    def __init__(
+        self,
+        number: int,
+        node: PrivateNode,
+        management: TcpProxy,
+        folder: Path,
+        settings: dict[str, str],
+    ) -> None:
         self.name = f"server-{number}"
         self.proxy = TcpProxy("127.0.0.1", node.port).start()
         port = free_ports(1, random.Random())[0]
@@ -37,7 +48,7 @@ class Server:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PARTYMQ_")}
         self._environment = kept | {
             "PARTYMQ_RABBIT_CS": self.proxy.url(node.amqp_url) + "%2f?heartbeat=2",
-            "PARTYMQ_MANAGEMENT_URL": node.management_url,
+            "PARTYMQ_MANAGEMENT_URL": management.url(node.management_url),
             "PARTYMQ_HTTP_HOST": "127.0.0.1",
             "PARTYMQ_HTTP_PORT": str(port),
             **settings,
@@ -93,7 +104,9 @@ class Pod:
 
     def __init__(self, name: str, command: list[str], folder: Path, number: int) -> None:
         self.name = name
-        self.command = command
+        self.options = command
+        queues = [option.partition("=")[2] for option in command if option.startswith("--queue=")]
+        self.queue = queues[-1] if queues else f"chaos.{name}"
         self.notes = folder / f"notes-{name}-{number}"
         self.reader = Reader(self.notes)
         self.read: list[Any] = []
@@ -172,10 +185,14 @@ class World:
     def __enter__(self) -> "World":
         self.node.start()
         self.broker_up = True
-        with pika.BlockingConnection(pika.URLParameters(self.node.amqp_url + "%2f")) as connection:
+        self.management = TcpProxy("127.0.0.1", self.node.management_port).start()
+        with self._connected() as connection:
             connection.channel().queue_declare(SOURCE, durable=True)
         self.node.sync_metadata()
         return self
+
+    def _connected(self) -> Any:
+        return pika.BlockingConnection(pika.URLParameters(self.node.amqp_url + "%2f"))
 
     def __exit__(self, *_: object) -> None:
         for pod in self.pods:
@@ -187,10 +204,11 @@ class World:
             server.go_on()
             server.kill()
             server.proxy.close()
+        self.management.close()
         self.node.close()
 
     def serve(self, settings: dict[str, str]) -> Server:
-        server = Server(len(self.servers), self.node, self.folder, settings)
+        server = Server(len(self.servers), self.node, self.management, self.folder, settings)
         self.servers.append(server)
         server.start()
         return server
@@ -221,6 +239,11 @@ class World:
             pod.look()
             finished.update((note.key, note.seq) for note in pod.read if note.kind == "E")
         return len(finished)
+
+    def ask_broker(self, ask: Callable[[Any], None]) -> None:
+        """Do something on a channel; a broker that refuses has its reasons."""
+        with suppress(pika.exceptions.AMQPError, OSError), self._connected() as connection:
+            ask(connection.channel())
 
     def group(self) -> Any:
         """What a server says of the group."""

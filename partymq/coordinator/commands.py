@@ -71,7 +71,8 @@ async def serve_commands(connection: Connection, group: str, on_command: OnComma
     while True:
         await channel.declare_queue(queue, durable=True)
         try:
-            await channel.consume(queue, delivered, exclusive=True, no_ack=True)
+            # A queue that is deleted ends only its consumer.
+            await channel.consume(queue, delivered, exclusive=True, no_ack=True, on_cancel=channel.shut)
             return channel
         except ChannelClosed as error:
             if error.code not in _IN_USE:
@@ -127,7 +128,7 @@ class CommandClient:
         channel = await self._connection.open_channel()
         await channel.declare_queue(self._queue, durable=True)
         await channel.declare_queue(self.control, exclusive=True, auto_delete=True)
-        await channel.consume(self.control, self._delivered, no_ack=True)
+        await channel.consume(self.control, self._delivered, no_ack=True, on_cancel=channel.shut)
         self._connection.on_blocked(self._blocked)
         self._voice = channel if self._speaking is self._connection else await self._speaking.open_channel()
         self._channel = channel

@@ -65,6 +65,18 @@ async def test_a_command_that_got_no_answer_is_sent_again(
     assert seen == ["r", "r"]
 
 
+async def test_the_service_ends_when_its_queue_is_deleted(connections: tuple[Connection, Connection]) -> None:
+    front, coordinator = connections
+    serving = await serve_commands(coordinator, "g", lambda command, answer: None)
+    client = await client_on(front)
+    async with asyncio.timeout(10):
+        other = await front.open_channel()
+        await other.delete_queue(coordinator_queue("g"))
+        await serving.wait_closed()
+        await other.delete_queue(client.control)
+        await client.wait_closed()
+
+
 async def test_without_a_coordinator_the_caller_is_told_in_time_and_nothing_stays(
     vhost: Vhost, connections: tuple[Connection, Connection]
 ) -> None:
