@@ -213,8 +213,10 @@ class Lease:
             while not delivered():
                 self._news.clear()
                 news = asyncio.ensure_future(self._news.wait())
-                await asyncio.wait([lost, news], return_when=asyncio.FIRST_COMPLETED)
-                news.cancel()
+                try:
+                    await asyncio.wait([lost, news], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    news.cancel()
                 if lost.done():
                     raise lost.result()
         finally:
