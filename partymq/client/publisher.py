@@ -184,7 +184,7 @@ class Publisher:
 
         Raises CallTimeout (with the reason: not connected, or publishers blocked) and ConnectionLost
         (closed): then it is not known whether the broker has it. Nacked, Unroutable and ChannelClosed: it has
-        not. TypeError and ValueError where it can't be encoded. A caller that is cancelled does not know either.
+        not. TypeError and ValueError where it can't be encoded. Who is cancelled does not know either.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._put(body, key, headers, properties, future, None)
