@@ -4,6 +4,7 @@
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
+MODE ?= push
 
 .PHONY: help setup test test-fast lint format types demo serve bench chaos simulate lock hooks clean
 
@@ -13,8 +14,8 @@ help: ## show this list
 setup: ## get what the other commands need: Debian's RabbitMQ, a virtual environment, the locked packages
 	@scripts/setup
 
-demo: setup ## the main job on a year of real flights, with a broker of its own (ARGS=--quick: under a minute)
-	@$(BIN)/partymq demo $(ARGS)
+demo: setup ## the main job on a year of real flights, with a broker of its own (MODE=pull: with the library; ARGS=--quick: under a minute)
+	@$(BIN)/partymq demo --mode $(MODE) $(ARGS)
 
 serve: setup ## a broker and a PartyMQ server to play with, until Ctrl-C
 	@$(BIN)/partymq dev $(ARGS)

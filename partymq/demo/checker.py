@@ -8,7 +8,7 @@ add violations.
 For each aircraft, whose flights are numbered in the order in which they were published:
 
 lost         a flight that no worker completed
-concurrent   a delivery that began while another worker had a delivery of this aircraft
+concurrent   a delivery that began while another one of this aircraft was under way
 out of order a flight that arrived for the first time after a later one of its aircraft, or a replay that
              skips: after a fault the newest flights may come again, but then all that follow, in order
 repeated     every delivery of a flight but its first. `unexplained` are those which no fault accounts for: a
@@ -147,10 +147,12 @@ def _disorder(verdict: Verdict, delivery: Delivery, text: str) -> None:
 
 def _check_exclusion(verdict: Verdict, name: str, story: Sequence[Delivery], faults: Sequence[Fault]) -> None:
     deaths = {fault.name: fault.end for fault in faults if fault.kind == "worker"}
-    busy: dict[str, tuple[int, int]] = {}  # worker, which does one at a time -> until when, with which flight
+    busy: dict[
+        str, tuple[int, int]
+    ] = {}  # worker, at one of an aircraft at a time -> until when, which flight
     for delivery in story:
         for worker, (until, number) in busy.items():
-            if worker != delivery.worker and delivery.begin < until:
+            if delivery.begin < until:
                 verdict.concurrent += 1
                 verdict._example(
                     "concurrent",
@@ -158,7 +160,7 @@ def _check_exclusion(verdict: Verdict, name: str, story: Sequence[Delivery], fau
                 )
                 break
         end = deaths.get(delivery.worker, _FOREVER) if delivery.end is None else delivery.end
-        busy[delivery.worker] = (end, delivery.number)
+        busy[delivery.worker] = max(busy.get(delivery.worker, (0, 0)), (end, delivery.number))
 
 
 def _check_repeats(verdict: Verdict, name: str, story: Sequence[Delivery], faults: Sequence[Fault]) -> None:

@@ -14,21 +14,24 @@ from partymq.demo.board import Board, board_for
 from partymq.demo.endings import termination_interrupts
 from partymq.demo.flights import choose, read_flights, write_lines
 from partymq.demo.outcome import Outcome, judge
-from partymq.demo.plan import Plan
+from partymq.demo.plan import Mode, Plan
 from partymq.demo.report import report
 from partymq.demo.run import DemoError, Run
 from partymq.demo.scenario import fly
 from partymq.demo.topology import Broker
-from partymq.demo.ways import PartyMQ, PlainQueue
+from partymq.demo.ways import PartyMQ, PlainQueue, PullGroup, Way
 from partymq.errors import PartyMQError
 
 KEPT, BROKEN, FAILED, INTERRUPTED = 0, 1, 2, 130
 
 
-def run_demo(plan: Plan, console: Console, *, keep: Path | None = None, compare: bool = True) -> int:
+def run_demo(
+    plan: Plan, console: Console, *, mode: Mode = Mode.PUSH, keep: Path | None = None, compare: bool = True
+) -> int:
     """Run the demo and print what came out of it.
 
     Args:
+        mode: with a server, or as a pull group.
         keep: folder for notes and logs. None: a temporary one, which stays only if a promise was broken.
         compare: with the plain queue too.
 
@@ -41,10 +44,10 @@ def run_demo(plan: Plan, console: Console, *, keep: Path | None = None, compare:
     status = FAILED
     try:
         with termination_interrupts():
-            if find_spec("pika") is None:
+            if (mode is Mode.PUSH or compare) and find_spec("pika") is None:
                 raise DemoError("workers and publisher need pika: pip install 'partymq[demo]'")
             folder.mkdir(parents=True, exist_ok=True)
-            outcomes = _runs(plan, console, folder, compare)
+            outcomes = _runs(plan, console, folder, mode, compare)
             report(console, outcomes)
         status = KEPT if outcomes[0].kept else BROKEN
     except KeyboardInterrupt:
@@ -67,7 +70,7 @@ def run_demo(plan: Plan, console: Console, *, keep: Path | None = None, compare:
     return status
 
 
-def _runs(plan: Plan, console: Console, folder: Path, compare: bool) -> list[Outcome]:
+def _runs(plan: Plan, console: Console, folder: Path, mode: Mode, compare: bool) -> list[Outcome]:
     with ExitStack() as stack:
         board = stack.enter_context(board_for(console))
         board.event("reading the flights of 2013")
@@ -80,17 +83,21 @@ def _runs(plan: Plan, console: Console, folder: Path, compare: bool) -> list[Out
         board.event(f"broker on port {node.port}")
         broker = Broker(node.amqp_url, node.management_url)
 
-        way = PartyMQ(broker, plan, folder)
-        outcomes = [
-            _with_partymq(way, Run(way, broker, plan, lines, aircraft, folder / "partymq", board), board)
-        ]
+        def run_of(way: Way, name: str) -> Run:
+            return Run(way, broker, plan, lines, aircraft, folder / name, board)
+
+        if mode is Mode.PULL:
+            outcomes = [_without_server(run_of(PullGroup(), "pull"), board)]
+        else:
+            way = PartyMQ(broker, plan, folder)
+            outcomes = [_with_server(way, run_of(way, "partymq"), board)]
         if compare:
-            plain = Run(PlainQueue(broker), broker, plan, lines, aircraft, folder / "plain", board)
-            outcomes.append(_with_plain_queue(plain, board))
+            board.event("the same again with one plain queue")
+            outcomes.append(_without_server(run_of(PlainQueue(broker), "plain"), board))
         return outcomes
 
 
-def _with_partymq(way: PartyMQ, run: Run, board: Board) -> Outcome:
+def _with_server(way: PartyMQ, run: Run, board: Board) -> Outcome:
     board.event("PartyMQ: starting the server")
     try:
         way.start()
@@ -103,8 +110,8 @@ def _with_partymq(way: PartyMQ, run: Run, board: Board) -> Outcome:
         way.kill_if_running()
 
 
-def _with_plain_queue(run: Run, board: Board) -> Outcome:
-    board.event("one plain queue: the same again")
+def _without_server(run: Run, board: Board) -> Outcome:
+    board.event(run.way.title)
     try:
         fly(run)
         return judge(run)

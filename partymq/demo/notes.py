@@ -110,29 +110,37 @@ class Delivery:
     stale: bool = False
 
 
-def deliveries(worker: str, notes: Iterable[Note]) -> list[Delivery]:
-    """The deliveries to one worker process, which works on one message at a time.
+def deliveries(worker: str, notes: Iterable[Note], *, concurrent: bool = False) -> list[Delivery]:
+    """The deliveries to one worker process, in the order in which they ended, those that did not last.
+
+    Args:
+        concurrent: it works on several messages at the same time; otherwise on one.
 
     Raises:
         ValueError: the notes are not in that order, so they prove nothing.
     """
     found = []
-    open_: Note | None = None
+    unended: list[Delivery] = []
+    opened: dict[int, Note] = {}
     for note in notes:
         if note.kind == BEGIN:
-            if open_ is not None:
-                raise ValueError(f"{worker} began {note.number} before it ended {open_.number}")
-            open_ = note
+            if opened and not concurrent:
+                raise ValueError(f"{worker} began {note.number} before it ended {next(iter(opened))}")
+            if note.number in opened:
+                unended.append(_unended(worker, opened[note.number]))
+            opened[note.number] = note
         elif note.kind == END:
-            if open_ is None or open_.number != note.number or note.at < open_.at:
+            begun = opened.pop(note.number, None)
+            if begun is None or note.at < begun.at:
                 raise ValueError(f"{worker} ended {note.number}, which it had not begun")
             flags = note.flags
             found.append(
                 Delivery(
-                    worker, note.number, open_.at, note.at, bool(flags & REDELIVERED), bool(flags & STALE)
+                    worker, note.number, begun.at, note.at, bool(flags & REDELIVERED), bool(flags & STALE)
                 )
             )
-            open_ = None
-    if open_ is not None:
-        found.append(Delivery(worker, open_.number, open_.at, None, bool(open_.flags & REDELIVERED)))
-    return found
+    return found + unended + [_unended(worker, note) for note in opened.values()]
+
+
+def _unended(worker: str, begun: Note) -> Delivery:
+    return Delivery(worker, begun.number, begun.at, None, bool(begun.flags & REDELIVERED))

@@ -8,6 +8,8 @@ from partymq.demo.run import Run
 from partymq.demo.timings import first_message, flowing_again, takeover
 from partymq.group.partitioner import partition_of
 
+_ENDS = {"leave": "left", "kill": "killed -9", "coordinator": "(coordinator) killed -9"}
+
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
@@ -41,6 +43,8 @@ class Outcome:
     verdict: Verdict
     workers: list[WorkerShare]
     reactions: list[Reaction]
+    has_owners: bool
+    """Whether partitions belong to workers; otherwise there were no reactions to measure."""
     closing_status: int | None
     """Exit status of the server when it was asked to end; None where there is none."""
 
@@ -70,7 +74,7 @@ def judge(run: Run, closing_status: int | None = None) -> Outcome:
             again = flowing_again(story, milestone.at)
             reactions.append(Reaction("server killed -9", at, None, again, None, None))
         else:
-            what = "left" if milestone.kind == "leave" else "killed -9"
+            what = _ENDS[milestone.kind]
             taken = takeover(story, milestone.name, milestone.at, partition)
             reactions.append(
                 Reaction(
@@ -80,4 +84,4 @@ def judge(run: Run, closing_status: int | None = None) -> Outcome:
                 else Reaction(f"{milestone.name} {what}", at, 0, None, None, None)
             )
     shares = [WorkerShare(one.name, one.state, one.notes.ended) for one in run.workers]
-    return Outcome(run.way.title, run.seconds, verdict, shares, reactions, closing_status)
+    return Outcome(run.way.title, run.seconds, verdict, shares, reactions, run.way.has_owners, closing_status)

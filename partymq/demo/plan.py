@@ -1,6 +1,7 @@
 """How a run of the demo goes: how much, how fast, when workers come and go. Settings only."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from partymq.demo.flights import ALL_FLIGHTS
 
@@ -8,6 +9,18 @@ EXCHANGE = "flights"
 SOURCE_QUEUE = "flights.source"
 PLAIN_QUEUE = "flights.plain"
 PARTITIONS = 64
+GROUP = "flights"
+"""The pull group."""
+CONCURRENCY = 16
+"""Flights that a pull worker has in hand at a time; each takes so many times as long, so that a worker gets
+through as much as one of the others."""
+
+
+class Mode(StrEnum):
+    """How PartyMQ delivers: through a server, or as a pull group."""
+
+    PUSH = "push"
+    PULL = "pull"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +37,8 @@ class Plan:
     """Seconds between a worker's heartbeats."""
     expires_after: float = 2.0
     """Seconds after which a silent worker is taken for dead."""
+    session_timeout: float = 4.0
+    """The same in a pull group, where a death is noticed by the connection as a rule."""
     server_away: float = 0.5
     """Seconds between the server's death and its restart."""
     many: int = 4

@@ -15,7 +15,7 @@ def report(console: Console, outcomes: Sequence[Outcome]) -> None:
     _titled(console, "The same flights, the same workers coming and going", _verdicts(outcomes))
     _titled(console, "Flights per worker", _workers(outcomes))
     for outcome in outcomes:
-        if outcome.closing_status is not None:
+        if outcome.has_owners:
             title = f"How fast {outcome.title} reacted: seconds until the first message of what moved"
             _titled(console, title, _reactions(outcome))
     for outcome in outcomes:

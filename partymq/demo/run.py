@@ -16,7 +16,7 @@ from partymq.demo.children import Child
 from partymq.demo.notes import END, Delivery, PublisherNotes, WorkerNotes, deliveries
 from partymq.demo.plan import Plan
 from partymq.demo.topology import Broker
-from partymq.demo.ways import PartyMQ, Way
+from partymq.demo.ways import PartyMQ, Way, coordinator_epoch
 from partymq.errors import PartyMQError
 
 OUTSIDER = Path(__file__).parent / "outsider"
@@ -38,7 +38,7 @@ class DemoError(PartyMQError):
 class Milestone:
     """Something that happened to a worker or the server, at `at` (ns of CLOCK_MONOTONIC)."""
 
-    kind: Literal["join", "leave", "kill", "server"]
+    kind: Literal["join", "leave", "kill", "coordinator", "server"]
     name: str
     at: int
     published: int
@@ -130,9 +130,9 @@ class Run:
             "publisher",
             [
                 sys.executable,
-                str(OUTSIDER / "publisher.py"),
+                str(OUTSIDER / self.way.publisher_script),
                 f"--amqp={self._amqp_url}",
-                f"--exchange={self.way.exchange}",
+                *self.way.publisher_arguments(),
                 f"--flights={self._flights}",
                 f"--notes={self._folder / 'publisher.notes'}",
                 f"--rate={self.plan.rate}",
@@ -174,12 +174,31 @@ class Run:
 
     def kill_worker(self) -> None:
         """SIGKILL the second of the workers."""
-        victim = self.working[1]
+        self._kill(self.working[1], "kill")
+
+    def kill_coordinator(self) -> None:
+        """SIGKILL the worker that coordinates the pull group.
+
+        Raises:
+            DemoError: none of them does.
+        """
+        epochs = {
+            coordinator_epoch(one.child.log.read_text(errors="replace")): one
+            for one in self.workers
+            if one.state != "joining"
+        }
+        latest = max(epochs, default=0)
+        if not latest or epochs[latest].state != "working":
+            raise DemoError(f"{self.way.title}: no worker coordinates the group{self._logs()}")
+        self._kill(epochs[latest], "coordinator")
+
+    def _kill(self, victim: Worker, kind: Literal["kill", "coordinator"]) -> None:
         before, after = victim.child.kill()
         victim.state = "killed"
-        self.milestones.append(Milestone("kill", victim.name, after, self.published))
+        self.milestones.append(Milestone(kind, victim.name, after, self.published))
         self.faults.append(Fault("worker", before, after, victim.name))
-        self._board.event(f"{victim.name} killed with -9")
+        role = ", the coordinator," if kind == "coordinator" else ""
+        self._board.event(f"{victim.name}{role} killed with -9")
 
     def kill_server(self, way: PartyMQ) -> None:
         """SIGKILL the server, and start it again as a supervisor would."""
@@ -219,7 +238,11 @@ class Run:
 
     def deliveries(self) -> list[Delivery]:
         """All deliveries so far, in the order in which they began."""
-        found = [one for worker in self.workers for one in deliveries(worker.name, worker.notes.notes)]
+        found = [
+            one
+            for worker in self.workers
+            for one in deliveries(worker.name, worker.notes.notes, concurrent=self.way.concurrent)
+        ]
         return sorted(found, key=lambda one: (one.begin, one.number))
 
     def until(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
@@ -258,14 +281,11 @@ class Run:
             name,
             [
                 sys.executable,
-                str(OUTSIDER / "worker.py"),
+                str(OUTSIDER / self.way.worker_script),
                 f"--name={name}",
-                *self.way.worker_arguments(),
                 f"--amqp={self._amqp_url}",
                 f"--notes={notes}",
-                f"--prefetch={self.plan.prefetch}",
-                f"--work-ms={self.plan.work_ms}",
-                f"--heartbeat-s={self.plan.heartbeat}",
+                *self.way.worker_arguments(self.plan),
             ],
             self._folder / f"{name}.log",
             {**os.environ, "no_proxy": "*"},

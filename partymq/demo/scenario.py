@@ -1,7 +1,8 @@
-"""What happens in a run, step by step; the same for both ways, but a plain queue has no server to kill."""
+"""What happens in a run, step by step; the same for all ways, but only one has a server to kill, and only one
+a coordinator among the workers."""
 
 from partymq.demo.run import Run
-from partymq.demo.ways import PartyMQ
+from partymq.demo.ways import PartyMQ, PullGroup
 
 
 def fly(run: Run) -> None:
@@ -18,6 +19,9 @@ def fly(run: Run) -> None:
     run.until_published(plan.kill_server_at)
     if isinstance(way, PartyMQ):
         run.kill_server(way)
+    elif isinstance(way, PullGroup):
+        run.kill_coordinator()
+        run.scale_to(plan.many)
     run.until_published(plan.shrink_at)
     run.scale_to(plan.few)
     run.finish()

@@ -1,15 +1,25 @@
-"""The two ways from the publisher to the workers that the demo compares: PartyMQ, and one plain queue."""
+"""The ways from the publisher to the workers that the demo compares: PartyMQ, a pull group, a plain queue."""
 
 import http.client
+import json
 import os
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Protocol
 
 from partymq.broker.ports import free_ports
 from partymq.demo.children import Child
-from partymq.demo.plan import EXCHANGE, PARTITIONS, PLAIN_QUEUE, SOURCE_QUEUE, Plan
+from partymq.demo.plan import (
+    CONCURRENCY,
+    EXCHANGE,
+    GROUP,
+    PARTITIONS,
+    PLAIN_QUEUE,
+    SOURCE_QUEUE,
+    Plan,
+)
 from partymq.demo.topology import Broker
 
 _PROBE_SECONDS = 2.0
@@ -21,11 +31,18 @@ class Way(Protocol):
     """What a run has to know of how messages reach the workers."""
 
     title: str
-    exchange: str
-    """To which the publisher publishes."""
+    has_owners: bool
+    """Whether partitions belong to workers, so that it can be told how fast they moved."""
+    concurrent: bool
+    """Whether a worker has several flights in hand at a time."""
+    worker_script: str
+    publisher_script: str
 
-    def worker_arguments(self) -> list[str]:
-        """What a worker is told to get its messages."""
+    def worker_arguments(self, plan: Plan) -> list[str]:
+        """What a worker is told besides its name, the broker and where to note."""
+
+    def publisher_arguments(self) -> list[str]:
+        """What the publisher is told of where to publish."""
 
     def processes(self) -> list[Child]:
         """Which have to be alive."""
@@ -35,28 +52,70 @@ class PlainQueue:
     """One durable queue, all workers compete for its messages."""
 
     title = "one plain queue"
-    exchange = PLAIN_QUEUE
+    has_owners = False
+    concurrent = False
+    worker_script = "worker.py"
+    publisher_script = "publisher.py"
 
     def __init__(self, broker: Broker) -> None:
         """Declares exchange and queue."""
-        broker.declare(self.exchange, PLAIN_QUEUE)
+        broker.declare(PLAIN_QUEUE, PLAIN_QUEUE)
 
-    def worker_arguments(self) -> list[str]:
-        return ["--queue", PLAIN_QUEUE]
+    def worker_arguments(self, plan: Plan) -> list[str]:
+        return ["--queue", PLAIN_QUEUE, *_pace(plan)]
+
+    def publisher_arguments(self) -> list[str]:
+        return [f"--exchange={PLAIN_QUEUE}"]
 
     def processes(self) -> list[Child]:
         return []
+
+
+class PullGroup:
+    """A pull group: publisher and workers use the library, and no other process runs.
+
+    Whoever comes first creates the group's queues; the workers elect the one that coordinates.
+    """
+
+    title = "PartyMQ, pull"
+    has_owners = True
+    concurrent = True
+    worker_script = "pull_worker.py"
+    publisher_script = "pull_publisher.py"
+
+    def worker_arguments(self, plan: Plan) -> list[str]:
+        return [
+            f"--group={GROUP}",
+            f"--concurrency={CONCURRENCY}",
+            f"--work-ms={plan.work_ms * CONCURRENCY}",
+            f"--settings={json.dumps({'partitions': PARTITIONS, 'session_timeout': plan.session_timeout})}",
+        ]
+
+    def publisher_arguments(self) -> list[str]:
+        return [f"--group={GROUP}"]
+
+    def processes(self) -> list[Child]:
+        return []
+
+
+def coordinator_epoch(log: str) -> int:
+    """The epoch of the latest term that the worker with this log began; 0 where it never coordinated."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", log)
+    return max((int(epoch) for epoch in re.findall(r"coordinating .*\bepoch=(\d+)", plain)), default=0)
 
 
 class PartyMQ:
     """`partymq serve` as a process of its own, set up by environment variables as in a deployment."""
 
     title = "PartyMQ"
-    exchange = EXCHANGE
+    has_owners = True
+    concurrent = False
+    worker_script = "worker.py"
+    publisher_script = "publisher.py"
 
     def __init__(self, broker: Broker, plan: Plan, folder: Path, port: int | None = None) -> None:
         """Declares exchange and source queue; `start` starts the server, on `port` or a free one."""
-        broker.declare(self.exchange, SOURCE_QUEUE)
+        broker.declare(EXCHANGE, SOURCE_QUEUE)
         self.port = port or free_ports(1, random.Random())[0]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "server.log"
@@ -75,8 +134,11 @@ class PartyMQ:
         }
         self._server: Child | None = None
 
-    def worker_arguments(self) -> list[str]:
-        return ["--api", self.url]
+    def worker_arguments(self, plan: Plan) -> list[str]:
+        return ["--api", self.url, *_pace(plan)]
+
+    def publisher_arguments(self) -> list[str]:
+        return [f"--exchange={EXCHANGE}"]
 
     def processes(self) -> list[Child]:
         return [self._server] if self._server else []
@@ -120,3 +182,11 @@ class PartyMQ:
         server, self._server = self._server, None
         server.stop(_STOP_SECONDS)
         return server.status
+
+
+def _pace(plan: Plan) -> list[str]:
+    return [
+        f"--prefetch={plan.prefetch}",
+        f"--work-ms={plan.work_ms}",
+        f"--heartbeat-s={plan.heartbeat}",
+    ]

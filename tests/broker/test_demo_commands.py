@@ -112,7 +112,9 @@ def test_a_demo_that_is_killed_leaves_nothing_running(command: Command) -> None:
     assert command.nothing_is_left(), command.left_running()
 
 
-@pytest.mark.parametrize("command", [[*DEMO, "--no-compare"]], indirect=True)
+@pytest.mark.parametrize(
+    "command", [[*DEMO, "--no-compare"], [*DEMO, "--no-compare", "--mode=pull"]], indirect=True
+)
 def test_a_small_demo_keeps_every_promise(command: Command) -> None:
     assert command.process.wait(100) == 0, command.said()
     assert "all promises kept" in command.said()

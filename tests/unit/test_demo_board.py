@@ -58,9 +58,9 @@ def test_the_report_sets_the_runs_beside_each_other():
     bad.examples = {"lost": ["N1: flight 5 was never completed"]}
     good = Outcome(
         "PartyMQ", 10.0, Verdict(100, 100, 100), [WorkerShare("worker-1", "left", 100)],
-        [Reaction("worker-1 killed with -9", 3.0, 16, 0.5, 0.75, 1.25)], 0,
+        [Reaction("worker-1 killed with -9", 3.0, 16, 0.5, 0.75, 1.25)], True, 0,
     )  # fmt: skip
-    plain = Outcome("one plain queue", 5.0, bad, [WorkerShare("worker-1", "killed", 120)], [], None)
+    plain = Outcome("one plain queue", 5.0, bad, [WorkerShare("worker-1", "killed", 120)], [], False, None)
     where = console(terminal=False)
     report(where, [good, plain])
     rows = {
@@ -81,8 +81,8 @@ def test_the_report_sets_the_runs_beside_each_other():
 
 def test_a_server_that_ends_badly_breaks_the_promise():
     verdict = Verdict(1, 1, 1)
-    assert Outcome("PartyMQ", 1.0, verdict, [], [], 0).kept
-    assert not Outcome("PartyMQ", 1.0, verdict, [], [], 1).kept
+    assert Outcome("PartyMQ", 1.0, verdict, [], [], True, 0).kept
+    assert not Outcome("PartyMQ", 1.0, verdict, [], [], True, 1).kept
 
 
 def test_a_rate_is_that_of_the_last_second():

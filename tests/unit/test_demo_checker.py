@@ -114,8 +114,9 @@ def test_a_delivery_counts_once_however_many_others_are_at_the_aircraft():
     assert run(("a", 0, 0, 100), ("b", 1, 10, 90), ("c", 2, 20, 30), published=3).concurrent == 2
 
 
-def test_a_worker_is_not_concurrent_with_itself():
-    assert run(("a", 0, 90, None), ("a", 1, 95, 96), published=2).concurrent == 0
+def test_a_worker_with_two_flights_of_an_aircraft_at_a_time_is_concurrent_with_itself():
+    assert run(("a", 0, 90, 95), ("a", 1, 95, 96), published=2).concurrent == 0
+    assert run(("a", 0, 90, 100), ("a", 1, 95, 96), ("a", 2, 97, 98), published=3).concurrent == 2
 
 
 def test_a_killed_worker_has_its_flight_until_it_is_seen_dead():

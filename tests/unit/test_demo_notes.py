@@ -9,6 +9,7 @@ import pytest
 from partymq.demo import notes as room
 from partymq.demo.notes import BEGIN, END, LEFT, READY, Delivery, Growing, Note, WorkerNotes, deliveries
 from partymq.demo.run import OUTSIDER
+from partymq.demo.ways import coordinator_epoch
 
 
 def load(script: str) -> ModuleType:
@@ -21,11 +22,12 @@ def load(script: str) -> ModuleType:
 
 
 def test_the_layout_is_the_one_of_the_outsiders():
-    worker, publisher = load("worker"), load("publisher")
-    for name in ("READY", "BEGIN", "END", "LEFT", "REDELIVERED", "STALE"):
-        assert getattr(worker, name) == getattr(room, name)
-    assert worker.RECORD.format == room._WORKER.format
-    assert publisher.NOTE.format == room._PUBLISHER.format
+    for worker in (load("worker"), load("pull_worker")):
+        for name in ("READY", "BEGIN", "END", "LEFT", "REDELIVERED", "STALE"):
+            assert getattr(worker, name) == getattr(room, name)
+        assert worker.RECORD.format == room._WORKER.format
+    for publisher in (load("publisher"), load("pull_publisher")):
+        assert publisher.NOTE.format == room._PUBLISHER.format
 
 
 def test_the_outsiders_import_nothing_of_ours():
@@ -35,9 +37,18 @@ def test_the_outsiders_import_nothing_of_ours():
         assert "from partymq" not in text
 
 
+def test_the_outsiders_with_the_library_import_its_face_and_no_more():
+    for script in ("pull_worker", "pull_publisher"):
+        text = (OUTSIDER / f"{script}.py").read_text()
+        assert [line.split()[1] for line in text.splitlines() if "import" in line and "partymq" in line] == [
+            "partymq"
+        ]
+
+
 def test_work_is_one_on_average_and_the_same_on_every_worker():
     effort = load("worker").effort
     efforts = [effort(number) for number in range(20_000)]
+    assert efforts == [load("pull_worker").effort(number) for number in range(20_000)]
     assert sum(efforts) / len(efforts) == pytest.approx(1.0, abs=0.05)
     assert min(efforts) > 0
     assert effort(7) == effort(7)
@@ -66,6 +77,33 @@ def test_the_notes_of_a_worker_are_counted_as_they_come(tmp_path: Path):
 
 def test_a_delivery_without_an_end_stays_open():
     assert deliveries("w", [Note(BEGIN, 1, 3, 6)]) == [Delivery("w", 3, 6, None, redelivered=True)]
+
+
+def test_the_deliveries_of_a_worker_that_has_several_in_hand():
+    notes = [
+        Note(BEGIN, 0, 1, 5),
+        Note(BEGIN, 0, 2, 6),
+        Note(BEGIN, 0, 3, 7),
+        Note(END, 0, 2, 8),
+        Note(END, 0, 1, 9),
+        Note(BEGIN, 1, 3, 10),
+    ]
+    assert deliveries("w", notes, concurrent=True) == [
+        Delivery("w", 2, 6, 8),
+        Delivery("w", 1, 5, 9),
+        Delivery("w", 3, 7, None),
+        Delivery("w", 3, 10, None, redelivered=True),
+    ]
+
+
+def test_who_coordinates_is_read_off_the_workers_logs():
+    began = (
+        "2026-01-01 00:00:00 [info     ] coordinating                   epoch=3 generation=7 group=flights"
+    )
+    coloured = "\x1b[1mcoordinating\x1b[0m   \x1b[36mepoch\x1b[0m=\x1b[35m12\x1b[0m group=flights"
+    assert coordinator_epoch("") == 0
+    assert coordinator_epoch(f"something else epoch=9\n{began}\n") == 3
+    assert coordinator_epoch(f"{began}\n{coloured}\n") == 12
 
 
 @pytest.mark.parametrize(
