@@ -32,29 +32,27 @@ _INVALID, _INTERRUPTED = 1, 130
 
 def main(options: argparse.Namespace) -> int:
     """The exit status: 0 where all runs were valid, whatever the figures."""
-    plan = _plan(options)
     folder = Path(tempfile.mkdtemp(prefix="partymq-bench-"))
-    results = Results(plan)
-    status = _INVALID
+    results = Results(_plan(options))
     try:
         with (
             PrivateNode(plugins=PLUGINS) as node,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             runner.run(_measure(node, results, frozenset(options.forwarder), folder))
-        status = 0
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("interrupted", file=sys.stderr)
-        status = _INTERRUPTED
+        shutil.rmtree(folder, ignore_errors=True)
+        return _INTERRUPTED
     except PartyMQError as error:
         print(f"bench: {error}", file=sys.stderr)
-    if status == _INVALID:
-        print(f"logs are in {folder}", file=sys.stderr)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-    if status == 0:
-        _keep(results, Path(options.results))
-    return status
+        return _INVALID
+    _keep(results, Path(options.results))
+    if results.invalid:
+        print(f"not all runs were valid; logs are in {folder}", file=sys.stderr)
+        return _INVALID
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
 
 
 async def _measure(node: PrivateNode, results: Results, forwarders: frozenset[str], folder: Path) -> None:
@@ -70,14 +68,20 @@ async def _measure(node: PrivateNode, results: Results, forwarders: frozenset[st
     async with Broker(node) as broker:
         results.facts = facts(await broker.ask("GET", "overview"))
         await broker.calm()
-        if "forwarding" in plan.parts:
-            results.forwarding = await forwarding.measure(broker, plan, folder, tell, forwarders)
-        if "latency" in plan.parts:
-            results.latency = await latency.measure(broker, plan, folder, tell)
-        if "memory" in plan.parts:
-            results.memory = await memory.measure(broker, plan, folder, tell)
-        if "rebalance" in plan.parts:
-            results.rebalance = await rebalance.measure(broker, plan, folder, tell)
+        for part in plan.parts:
+            try:
+                match part:
+                    case "forwarding":
+                        results.forwarding = await forwarding.measure(broker, plan, folder, tell, forwarders)
+                    case "latency":
+                        results.latency = await latency.measure(broker, plan, folder, tell)
+                    case "memory":
+                        results.memory = await memory.measure(broker, plan, folder, tell)
+                    case "rebalance":
+                        results.rebalance = await rebalance.measure(broker, plan, folder, tell)
+            except PartyMQError as error:
+                results.invalid[part] = str(error)
+                tell(f"{part}: {error}")
     results.seconds = time.monotonic() - began
 
 

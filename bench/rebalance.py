@@ -18,7 +18,7 @@ _SECOND = 1_000_000_000
 _SHARE_WITHIN = 5 * _SECOND
 _SHARE_FROM = 3 * _SECOND
 """The newcomer's share is taken from the last two of the five seconds that it has to get it."""
-_FIRST_WITHIN = 60.0
+_FIRST_WITHIN = 30.0
 _FLOW_BEFORE = 1.0
 _EXPIRES_AFTER = 2.0
 _NOTICED = 0.05

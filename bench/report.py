@@ -29,6 +29,8 @@ def _head(results: Results) -> Iterator[str]:
     for name, value in results.facts.items():
         yield f"- {name}: {value}"
     yield f"- took {results.seconds / 60:.0f} min"
+    for part, why in results.invalid.items():
+        yield f"- **{part} is not valid**: {why.splitlines()[0]}"
     yield ""
 
 
