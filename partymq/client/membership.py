@@ -5,6 +5,8 @@ there what to consume, and it does so: `Duties` says what is next, one task does
 lost, everything is, and the member joins again on a new one.
 
 With `coordinator="embedded"` it stands by to coordinate the group besides, on a connection of its own.
+
+Two processes must not have the same name at the same time: the later one takes the other's place.
 """
 
 import asyncio
@@ -56,6 +58,7 @@ _FIRST_WAIT: Final = 0.05
 _LONGEST_WAIT: Final = 5.0
 _LIVED: Final = 10.0
 """Seconds after which a connection counts as having worked: the next failure is a new one."""
+_LONGEST_NAME: Final = 255
 _BEATS: Final = 3
 """Heartbeats in a session timeout."""
 
@@ -87,8 +90,8 @@ class MembershipSettings:
             raise ConfigError(f"rejoin_grace = {self.rejoin_grace!r}: allowed are 0 to 86400 s")
         if self.coordinator not in ("embedded", "server"):
             raise ConfigError(f"coordinator = {self.coordinator!r}: allowed are embedded and server")
-        if self.name is not None and not self.name:
-            raise ConfigError("name = '': a member's name is not empty")
+        if self.name is not None and not 1 <= len(self.name) <= _LONGEST_NAME:
+            raise ConfigError(f"name = {self.name!r}: allowed are 1 to {_LONGEST_NAME} characters")
 
 
 @dataclass(slots=True)
