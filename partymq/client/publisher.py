@@ -395,14 +395,17 @@ class Publisher:
 
         A broker that lost everything gets the group again; one that lost only the group (`known`) does not.
         """
-        wish, last = self._wish, self._layout
-        if last is not None:
-            wish = {name: getattr(last, name) for name in WISHES}
-            found = await read_layout(connection, self.group)
-            if found is None and known:
-                raise ConfigError(f"group {self.group} was deleted while it was published to")
-            if found is not None:
-                wish["partitions"] = found.partitions
+        last = self._layout
+        if last is None:
+            return await agree(connection, self.group, self._wish)
+        wish = {name: getattr(last, name) for name in WISHES}
+        found = await read_layout(connection, self.group)
+        if found is not None:
+            del wish["partitions"]
+            found.check(self.group, wish)
+            return found
+        if known:
+            raise ConfigError(f"group {self.group} was deleted while it was published to")
         return await agree(connection, self.group, wish)
 
     async def _run(self, channel: Channel) -> None:

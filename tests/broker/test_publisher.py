@@ -119,31 +119,43 @@ async def test_whoever_comes_first_creates_the_group_and_others_are_told_what_di
         await other.close()
 
 
-async def test_order_is_kept_while_the_group_is_resized(vhost: Vhost, connection: Connection) -> None:
+@pytest.mark.parametrize("cut", [False, True], ids=["", "while connections break"])
+async def test_order_is_kept_while_the_group_is_resized(
+    vhost: Vhost, connection: Connection, tcp_proxy: TcpProxy, cut: bool
+) -> None:
     sent: dict[str, list[int]] = {}
-    async with Publisher(vhost.amqp_url, group=GROUP, partitions=4, queue_type="classic") as publisher:
-        before = publisher.layout
+    url = tcp_proxy.url(vhost.amqp_url)
+    async with Publisher(
+        url, group=GROUP, partitions=4, queue_type="classic", max_in_flight=500
+    ) as publisher:
+        layouts = [publisher.layout]
         stop = asyncio.Event()
 
-        async def publish() -> None:
+        async def publish(who: int) -> None:
             number = 0
             while not stop.is_set():
                 messages = []
                 for _ in range(100):
                     number += 1
-                    key = f"k{number % 7}"
+                    key = f"k{who}.{number % 7}"
                     sent.setdefault(key, []).append(number)
                     messages.append((str(number), key))
                 await publisher.publish_many(messages)
 
-        publishing = asyncio.create_task(publish())
-        await asyncio.sleep(0.2)
-        after = await resize(connection, before, 6)
+        publishing = [asyncio.create_task(publish(who)) for who in range(3)]
+        for partitions in (6, 2):
+            await asyncio.sleep(0.2)
+            if cut:
+                tcp_proxy.cut()
+            layouts.append(await resize(connection, layouts[-1], partitions))
         await asyncio.sleep(0.2)
         stop.set()
-        await publishing
-        assert publisher.layout == after
-    assert await by_key(connection, before, after) == sent
+        await asyncio.gather(*publishing)
+        assert publisher.layout == layouts[-1]
+    found = await by_key(connection, *layouts)
+    if cut:
+        found = {key: list(dict.fromkeys(numbers)) for key, numbers in found.items()}
+    assert found == sent
 
 
 async def test_what_was_not_confirmed_when_the_connection_broke_comes_again_in_order(
