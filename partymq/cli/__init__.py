@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from partymq import __version__
-from partymq.cli import config, demo, dev, dlq, group, parked, serve
+from partymq.cli import config, demo, dev, dlq, group, parked, serve, worker
 from partymq.errors import ConfigError, PartyMQError
 
 EXIT_FAILURE = 1
@@ -26,6 +26,7 @@ app.command()(serve.serve)
 app.command()(config.config)
 app.command()(demo.demo)
 app.command()(dev.dev)
+app.command()(worker.worker)
 app.add_typer(group.app, name="group")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(parked.app, name="parked")

@@ -1,0 +1,113 @@
+"""Workers: a consumer is found by name; processes are started again, started anew, and ended together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from partymq.client.workers import load_consumer
+from partymq.errors import ConfigError
+
+WORKER = """
+import os, signal, sys, time
+def told(*_):
+    open("stopped", "a").write(f"{os.getpid()}\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, told)
+open("started", "a").write(f"{os.getpid()}\\n")
+while not os.path.exists("fail"):
+    time.sleep(0.02)
+sys.exit(3)
+"""
+RUN = """
+import sys
+from pathlib import Path
+from partymq.client.workers import Workers
+watched = Path.cwd() if sys.argv[1] == "reload" else None
+sys.exit(Workers([sys.executable, "worker.py"], 2, watched).run())
+"""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def pids(folder: Path, what: str) -> list[int]:
+    file = folder / what
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+@pytest.fixture
+def workers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "run").write_text(RUN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "run", request.param], cwd=tmp_path, env=environment)
+    until(lambda: len(pids(tmp_path, "started")) == 2)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("workers", ["plain"], indirect=True)
+def test_all_are_stopped_and_a_killed_one_is_replaced(
+    workers: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    first, second = pids(tmp_path, "started")
+    os.kill(first, signal.SIGKILL)
+    until(lambda: len(pids(tmp_path, "started")) == 3)
+    third = pids(tmp_path, "started")[2]
+    workers.send_signal(signal.SIGINT)
+    assert workers.wait(20) == 0
+    assert set(pids(tmp_path, "stopped")) == {second, third}
+
+
+@pytest.mark.parametrize("workers", ["plain"], indirect=True)
+def test_one_that_ends_by_itself_ends_all(workers: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+    (tmp_path / "fail").touch()
+    assert workers.wait(20) == 3
+
+
+@pytest.mark.parametrize("workers", ["plain"], indirect=True)
+def test_they_end_with_the_process_that_started_them(
+    workers: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    workers.kill()
+    until(lambda: set(pids(tmp_path, "stopped")) == set(pids(tmp_path, "started")))
+
+
+@pytest.mark.parametrize("workers", ["reload"], indirect=True)
+def test_all_are_started_anew_when_a_file_changes(workers: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(f"{WORKER}\n# changed")
+    until(lambda: len(pids(tmp_path, "started")) == 4)
+    assert set(pids(tmp_path, "stopped")) == set(pids(tmp_path, "started")[:2])
+    workers.terminate()
+    assert workers.wait(20) == 0
+
+
+def test_a_consumer_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "found_by_name.py").write_text(
+        "from partymq import Consumer\nconsumer = Consumer('amqp://localhost', group='one')\n"
+        "other = Consumer('amqp://localhost', group='two')\nnumber = 3\n"
+    )
+    (tmp_path / "misses_one.py").write_text("import there_is_no_such_module\n")
+    assert load_consumer("found_by_name").group == "one"
+    assert load_consumer("found_by_name:other").group == "two"
+    with pytest.raises(ConfigError, match=r"number has to be a partymq\.Consumer, there is int"):
+        load_consumer("found_by_name:number")
+    with pytest.raises(ConfigError, match="there is nothing"):
+        load_consumer("found_by_name:missing")
+    with pytest.raises(ConfigError, match="no module never_written"):
+        load_consumer("never_written:consumer")
+    with pytest.raises(ModuleNotFoundError, match="there_is_no_such_module"):
+        load_consumer("misses_one")
