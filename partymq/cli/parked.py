@@ -26,7 +26,7 @@ def show_all(group: Group, json: Json = False, url: Url = DEFAULT_URL) -> None:
         return
     if told:
         print_table(list(told[0]), [list(one.values()) for one in told])
-    typer.echo(f"{len(told)} parked keys")
+    typer.echo(f"parked keys: {len(told)}")
 
 
 @app.command()
@@ -38,13 +38,13 @@ def release(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Have a running member handle what is parked of a key, in order, and let the key go on."""
-    from partymq.errors import ConfigError
+    from partymq.errors import ConfigError, GroupError
 
     if bool(key) == everything:
         raise ConfigError("say which keys to release, or --all")
     left = with_connection(url, lambda connection: _release(connection, group, key, wait))
     if left:
-        raise ConfigError(
+        raise GroupError(
             f"still parked: {', '.join(left)}: does their handler fail again, or is no member running?"
         )
 

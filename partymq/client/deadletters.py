@@ -23,7 +23,7 @@ from partymq.client.failure import (
 from partymq.client.message import Raw
 from partymq.client.parking import SEQUENCE_HEADER, sift
 from partymq.client.topology import read_layout
-from partymq.errors import CallTimeout, ChannelClosed, ConfigError, ProtocolError
+from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ProtocolError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import dead_letter_queue, hash_exchange, parked_queue, write_exchange
 from partymq.group.partitioner import partition_of
@@ -132,7 +132,7 @@ async def count(connection: Connection, queue: str) -> int:
 async def dead_letters(connection: Connection, group: str, limit: int = 20) -> list[DeadLetter]:
     """The oldest dead letters of a group, of 65,535 at most.
 
-    Raises ConfigError where somebody else is just reading them, BrokerError.
+    Raises BrokerError, also where somebody else is just reading them.
     """
     channel = await connection.open_channel()
     try:
@@ -153,8 +153,8 @@ async def replay(
         key: only those of this key.
         places: only these, as `dead_letters` numbers them.
 
-    Raises ConfigError where somebody else is just reading them or it is not known where one belongs,
-    BrokerError: what has not been put back is still a dead letter then.
+    Raises ConfigError where it is not known where one belongs, and BrokerError, also where somebody else is
+    just reading them: what has not been put back is still a dead letter then.
     """
     layout = await read_layout(connection, group)
     only = set(places) if places is not None else None
@@ -232,7 +232,7 @@ class _Reader:
                 await channel.consume(queue, reader._receive, exclusive=True)
         except ChannelClosed as error:
             if error.code == _ACCESS_REFUSED and "exclusive" in error.text:
-                raise ConfigError(f"{queue} is just being read by somebody else: try again later") from error
+                raise BrokerError(f"{queue} is just being read by somebody else: try again later") from error
             if error.code != _NOT_FOUND:
                 raise
         return reader

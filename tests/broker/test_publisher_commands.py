@@ -13,7 +13,7 @@ from partymq.amqp.connection import connect
 from partymq.amqp.url import BrokerUrl
 from partymq.cli import app
 from partymq.client.failure import ATTEMPTS_HEADER, ERROR_HEADER, KEY_HEADER, PARTITION_HEADER
-from partymq.errors import ConfigError, UnknownGroup
+from partymq.errors import ConfigError, GroupError, UnknownGroup
 from partymq.group.names import dead_letter_queue, parked_queue
 from partymq.group.partitioner import partition_of
 from partymq.router.contents import REASON_HEADER
@@ -94,7 +94,7 @@ def test_parked_keys_are_listed_and_one_that_is_not_parked_is_said(vhost: Vhost,
     assert [(one["key"], one["messages"]) for one in listed] == [("a", 2), ("b", 1)]
     with pytest.raises(ConfigError, match="not parked: z"):
         command("parked", "release", GROUP, "z")
-    with pytest.raises(ConfigError, match="still parked: a"):
+    with pytest.raises(GroupError, match="still parked: a"):
         command("parked", "release", GROUP, "a", "--wait", "0.6")
 
 
