@@ -5,7 +5,9 @@ import sys
 import time
 from collections import Counter
 
-from tests.simulation.schedule import Result, play, random_seeds
+from tests.simulation.router_core import CoreRouter
+from tests.simulation.router_model import RouterModel
+from tests.simulation.schedule import Parts, Result, play, random_seeds
 
 
 def main() -> int:
@@ -17,10 +19,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="play for so long at most")
     parser.add_argument("--verbose", action="store_true", help="tell the story, whatever the end")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first failure")
+    parser.add_argument("--model", action="store_true", help="a model of the router instead of the real core")
+    parser.add_argument("--scrambled", action="store_true", help="confirms of one queue come in any order")
     arguments = parser.parse_args()
+    parts = Parts(router=RouterModel if arguments.model else CoreRouter, scrambled=arguments.scrambled)
 
     if arguments.seed is not None:
-        result = play(arguments.seed, telling=True)
+        result = play(arguments.seed, parts, telling=True)
         if arguments.verbose or result.failure is not None:
             print("\n".join(result.story))
         print(_verdict(result))
@@ -32,7 +37,7 @@ def main() -> int:
     effects: Counter[str] = Counter()
     base = arguments.first if arguments.first is not None else random_seeds(1)[0]
     while played < arguments.schedules and time.perf_counter() - began < arguments.seconds:
-        result = play(base + played)
+        result = play(base + played, parts)
         played += 1
         messages += result.messages
         repeats += result.repeats

@@ -2,7 +2,7 @@
 
 Requeued messages take their old place; a lost connection settles a first part of what was under way on it;
 a return comes before the confirm; confirms come late, in order for one queue and in any order over several.
-A restart keeps durable queues with all that was confirmed and the first ones of what was not.
+A restart keeps durable queues, up to some message after the last confirmed one.
 """
 
 from bisect import insort
@@ -164,6 +164,8 @@ class Broker:
         self.bindings: dict[str, list[str]] = {}
         self.connections: list[Connection] = []
         self.up = True
+        self.scrambled = False
+        """Whether confirms of one queue come in any order: with large and small messages mixed they do."""
         self.watch_ack: Callable[[str, Any], None] = lambda queue, body: None
         self._on_lost = on_lost
         self._starts = 0
@@ -238,8 +240,10 @@ class Broker:
         entries = []
         at = 0.0
         for queue in queues:
-            queue.confirmed_at = max(queue.confirmed_at, self.world.now + self.world.lag())
-            at = max(at, queue.confirmed_at)
+            confirmed_at = self.world.now + self.world.lag()
+            if not self.scrambled:
+                confirmed_at = queue.confirmed_at = max(queue.confirmed_at, confirmed_at)
+            at = max(at, confirmed_at)
             entries.append(self._enqueue(queue, body, safe=False))
         self.world.at(at, self._confirm, channel, seq, entries, self._starts)
 
@@ -344,10 +348,9 @@ class Broker:
             if not queue.durable:
                 self.delete(queue.name)
                 continue
-            unsafe = [entry for entry in queue.ready if not entry.safe]
-            kept = self.world.rng.randint(0, len(unsafe)) if unsafe else 0
-            for entry in unsafe[kept:]:
-                queue.ready.remove(entry)
+            last_safe = max((at for at, entry in enumerate(queue.ready, 1) if entry.safe), default=0)
+            for _ in range(self.world.rng.randint(0, len(queue.ready) - last_safe)):
+                queue.ready.pop()
             for entry in queue.ready:
                 entry.safe = True
         self.world.after(down, self._up)

@@ -1,6 +1,5 @@
 """Moves a leftover from a member's queue to one of our own, as `partymq.coordinator.leftovers` does."""
 
-from collections import deque
 from collections.abc import Callable
 
 from tests.simulation.broker import Broker, Channel, Connection, Consumer, Entry, Refused
@@ -37,7 +36,8 @@ class Mover:
         self.over = False
         self.consumer: Consumer | None = None
         self._publish: Channel | None = None
-        self._lines: deque[Entry] = deque()
+        self._lines: dict[int, Entry] = {}
+        self._confirms: set[int] = set()
         self._next_seq = 1
         broker.declare(target)
         self._work()
@@ -82,15 +82,16 @@ class Mover:
 
     def _delivered(self, entry: Entry) -> None:
         if not self.ending and self._publish is not None:
-            self._lines.append(entry)
+            self._lines[self._next_seq] = entry
             self._publish.publish(None, self.target, entry.body, self._next_seq)
             self._next_seq += 1
 
     def _confirmed(self, seq: int) -> None:
-        # One queue's confirms come in order.
-        entry = self._lines.popleft()
-        if self.consumer is not None:
-            self.consumer.channel.ack(self.consumer, entry.position)
+        self._confirms.add(seq)
+        while (first := next(iter(self._lines), None)) in self._confirms and first is not None:
+            entry = self._lines.pop(first)
+            if self.consumer is not None:
+                self.consumer.channel.ack(self.consumer, entry.position)
 
     def _close(self) -> None:
         self.over = True

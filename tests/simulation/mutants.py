@@ -1,10 +1,12 @@
 """Parts that are broken on purpose: a simulation that does not notice them would prove nothing."""
 
+from collections.abc import Mapping
+
 from partymq.group.coordinator import Coordinator
 from partymq.group.events import Called, Effect, Event, Released, Save
 from partymq.group.events import Drain as DrainEffect
-from partymq.group.state import Leftover, Member
 from partymq.group.wire import Bind, Ready
+from tests.simulation.router_core import CoreRouter
 from tests.simulation.router_model import RouterModel, Session
 from tests.simulation.schedule import Parts
 from tests.simulation.term import Term
@@ -56,13 +58,6 @@ class BelievesOldProofs(Coordinator):
         handover = self._handovers.get(hostname)
         if handover is None or not handover.reclaim or handover.purpose.old_incarnation:
             super()._cancel(hostname)
-
-
-class FillsQueuesBeingEmptied(Coordinator):
-    """Gives partitions to a member whose queue is being emptied."""
-
-    def _unmoved(self, member: Member) -> Leftover | None:
-        return None
 
 
 class ForgetsOldQueues(Coordinator):
@@ -140,6 +135,20 @@ class DoesNotSettle(RouterModel):
         return True
 
 
+class CoreForgetsPauses(CoreRouter):
+    """The real core, not told of pauses."""
+
+    def pause(self, hostname: str) -> None:
+        return
+
+
+class CoreForgetsLocks(CoreRouter):
+    """The real core, not told what is locked."""
+
+    def assign(self, owners: Mapping[int, str], locked: bool = False) -> None:
+        super().assign(owners)
+
+
 class LooksAtNamesOnly(Term):
     """Takes a queue that is gone for a proof, whatever else is bound with the member's key."""
 
@@ -147,20 +156,23 @@ class LooksAtNamesOnly(Term):
         return None
 
 
+_COORDINATORS = (
+    GivesAwayWithoutProof,
+    DoesNotLock,
+    ActsBeforeSaving,
+    FetchesOldestFirst,
+    BelievesOldProofs,
+    ForgetsOldQueues,
+    ForgetsLeftovers,
+    NeverForgetsDead,
+    KeepsTheToken,
+    HearsNoRestart,
+)
+_ROUTERS = (AcksEarly, Overtakes, ForgetsPauses, DoesNotSettle, CoreForgetsPauses, CoreForgetsLocks)
+
 MUTANTS: dict[str, Parts] = {
-    mutant.__name__: Parts(coordinator=mutant)
-    for mutant in (
-        GivesAwayWithoutProof,
-        DoesNotLock,
-        ActsBeforeSaving,
-        FetchesOldestFirst,
-        BelievesOldProofs,
-        FillsQueuesBeingEmptied,
-        ForgetsOldQueues,
-        ForgetsLeftovers,
-        NeverForgetsDead,
-        KeepsTheToken,
-        HearsNoRestart,
-    )
-} | {mutant.__name__: Parts(router=mutant) for mutant in (AcksEarly, Overtakes, ForgetsPauses, DoesNotSettle)}
-MUTANTS["LooksAtNamesOnly"] = Parts(term=LooksAtNamesOnly)
+    **{mutant.__name__: Parts(coordinator=mutant) for mutant in _COORDINATORS},
+    **{mutant.__name__: Parts(router=mutant) for mutant in _ROUTERS},
+    LooksAtNamesOnly.__name__: Parts(term=LooksAtNamesOnly),
+}
+"""Each broken in one way."""

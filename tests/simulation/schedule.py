@@ -52,6 +52,8 @@ class Parts:
     coordinator: Callable[[GroupState, Timing], Coordinator] = Coordinator
     router: type[RouterModel] | type[CoreRouter] = CoreRouter
     term: type[Term] = Term
+    scrambled: bool = False
+    """Whether the confirms of one queue come in any order."""
 
 
 @dataclass(slots=True)
@@ -90,6 +92,7 @@ class Schedule:
         self.oracle = Oracle(world, self.partitions, faults=self.kind != "planned")
         self.broker = Broker(world, self.oracle.lost)
         self.broker.declare(SOURCE)
+        self.broker.scrambled = parts.scrambled and rng.random() < 0.5
         self.broker.watch_ack = self._acked
         self.management = Management(exists=self.kind != "blind")
         self.election = Election(world, self.broker, GroupState.new(self.partitions))
