@@ -25,7 +25,7 @@ from partymq.amqp.content import Span
 from partymq.client.failure import KEY_HEADER, PARTITION_HEADER
 from partymq.client.message import Raw
 from partymq.client.outlet import Outlet
-from partymq.errors import ChannelClosed
+from partymq.errors import BrokerError, ChannelClosed
 from partymq.group.key import HeaderKey
 from partymq.group.names import parked_queue, release_queue
 
@@ -34,6 +34,8 @@ POLL_INTERVAL: Final = 1.0
 """Seconds between two looks for requests, while keys are parked."""
 
 _ACCESS_REFUSED: Final = 403
+_MOST: Final = 65_535
+"""Messages that can be looked through: AMQP's largest prefetch."""
 _NOT_FOUND: Final = 404
 _REQUEST_LIVES: Final = 60.0
 _UNUSED_LIVES: Final = 24 * 3600.0
@@ -172,10 +174,13 @@ async def sift(
             state = await channel.declare_queue(queue, passive=True)
             if not state.messages and not state.consumers:
                 return []
+            # Said, because quorum queues take no limit for one of 2,000 (measured, RabbitMQ 3.10).
+            await channel.qos(_MOST)
             await channel.consume(queue, receive, exclusive=True)
             # What the broker sends it sends before it says that nothing is left to be sent.
             while (await channel.declare_queue(queue, passive=True)).messages:
-                pass
+                if state.messages > _MOST:
+                    raise BrokerError(f"{queue} has {state.messages} messages; {_MOST} can be looked through")
             if remove and tags:
                 channel.ack_many(tags)
             return found
