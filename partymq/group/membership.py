@@ -151,6 +151,7 @@ class Membership:
         if usable and (watch.consumer_seen or now - watch.entered < self._timing.learn_queue):
             return False  # somebody listens in, or an earlier incarnation has not ended yet
         self._use_queue(member, news.queue)
+        watch.exists = watch.bound = None
         self.changed = True
         if member.state is MemberState.SET_ASIDE and member.reason is SetAside.RETURNED:
             self._step(news.hostname, Step.RECOVER, now)
@@ -249,7 +250,9 @@ class Membership:
         watch.consumer_seen = False
         if to is MemberState.READY:
             watch.unreachable = False
-        watch.consumerless_since = watch.exists = watch.bound = None
+        watch.consumerless_since = None
+        if step in (Step.BIND, Step.READY):
+            watch.exists = watch.bound = None
         watch.drain_wait = 0.0
         self.try_again()
         self.changed = True
