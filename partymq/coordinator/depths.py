@@ -6,10 +6,10 @@ after that has nothing unacked, is in nobody's hands.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -23,6 +23,7 @@ _LOCKED: Final = 405
 _RETRY_MANAGEMENT: Final = 15.0
 """Seconds after which a management API that did not answer is tried again."""
 
+_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
@@ -65,6 +66,8 @@ class QueueDepths:
         self._channel: Channel | None = None
         self._turn = asyncio.Lock()
         self._retry_at = 0.0
+        self._known = False
+        """Whether the management API is known to be that of this broker."""
 
     @property
     def sighted(self) -> bool:
@@ -83,44 +86,79 @@ class QueueDepths:
             asked: dict[str, QueueDepth] = {}
             if consumers or not self.sighted:
                 asked = {queue: await self._declared(queue) for queue in queues}
-            managed = await self._managed(queues)
+            managed = await self._managed_surely(queues)
         if managed is None:
             return asked or {queue: await self._declared(queue) for queue in queues}
         return {queue: _merged(asked.get(queue), managed.get(queue)) for queue in queues}
 
     async def is_unbound(self, exchange: str, key: str) -> bool:
         """Whether it is certain that nothing is bound to a direct exchange with this key."""
-        if self._management is None or not self.sighted:
-            return False
-        try:
-            return await self._management.is_unbound(exchange, key)
-        except ManagementUnavailable as error:
-            self._blind(error)
-            return False
+        return bool(await self._asked(lambda management: management.is_unbound(exchange, key)))
 
     async def bindings(self, exchange: str) -> dict[str, list[str]] | None:
         """Queues by routing key; None where nobody can be asked."""
-        if self._management is None or not self.sighted:
+        return await self._asked(lambda management: management.bindings(exchange))
+
+    async def _managed(self, queues: Collection[str]) -> dict[str, ManagedQueue] | None:
+        return await self._asked(lambda management: management.queues(queues))
+
+    async def _managed_surely(self, queues: Collection[str]) -> dict[str, ManagedQueue] | None:
+        """None, too, where the management API does not know queues that exist.
+
+        Then it may be that of another broker, and nothing that it says is a proof of anything.
+        """
+        managed = await self._managed(queues)
+        if managed is None:
+            return None
+        missing = {queue for queue in set(queues) - set(managed) if (await self._declared(queue)).exists}
+        if not missing:
+            return managed
+        declared_since = await self._managed(missing)
+        if declared_since is None:
+            return None
+        managed |= declared_since
+        if missing <= set(managed):
+            return managed
+        name = min(missing - set(managed))
+        self._blind(
+            ManagementUnavailable(
+                f"the management API does not know the queue {name!r}, which exists:"
+                " is it the one of this broker?"
+            )
+        )
+        return None
+
+    async def _asked(self, ask: Callable[[Management], Awaitable[_T]]) -> _T | None:
+        """The management API's answer; None where it has none for us."""
+        management = self._management
+        if management is None or not self.sighted:
             return None
         try:
-            return await self._management.bindings(exchange)
+            if not self._known:
+                await self._check(management)
+            return await ask(management)
         except ManagementUnavailable as error:
             self._blind(error)
             return None
 
-    async def _managed(self, queues: Collection[str]) -> dict[str, ManagedQueue] | None:
-        if self._management is None or not self.sighted:
-            return None
-        try:
-            return await self._management.queues(queues)
-        except ManagementUnavailable as error:
-            self._blind(error)
-            return None
+    async def _check(self, management: Management) -> None:
+        """Whether it is the API of the broker that we are connected to, as far as can be told."""
+        connection = self._connection()
+        if connection is None:
+            return
+        ours, theirs = connection.server_properties.get("cluster_name"), await management.cluster_name()
+        if ours and theirs and ours != theirs:
+            raise ManagementUnavailable(
+                f"the management API is that of the broker {theirs!r}, but this one is {ours!r}:"
+                " name the right one in `management_url`"
+            )
+        self._known = True
 
     def _blind(self, error: ManagementUnavailable) -> None:
         if self._retry_at == 0.0 or monotonic() - self._retry_at > _RETRY_MANAGEMENT:
             _log.warning("queues can't be seen", reason=str(error), retry_seconds=_RETRY_MANAGEMENT)
         self._retry_at = monotonic() + _RETRY_MANAGEMENT
+        self._known = False
 
     async def _declared(self, queue: str) -> QueueDepth:
         if self._channel is None or self._channel.error is not None:

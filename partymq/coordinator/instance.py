@@ -58,6 +58,7 @@ class GroupInstance:
         self._term: Term | None = None
         self._last_known: StateMessage | None = None
         self._trouble: str | None = "starting"
+        self._candidacy_trouble: str | None = None
         self._elsewhere: dict[str, Any] | None = None
         self._statistics = GroupStatistics()
 
@@ -127,22 +128,28 @@ class GroupInstance:
     async def _serve_candidacy(self) -> None:
         connection = await self._connect("coordinator")
         try:
-            lease = Lease(
-                connection,
-                group=self.name,
-                partitions=self._settings.partitions,
-                instance=self._instance,
-                queue_type=self._settings.state_queue_type,
-                last_known=self._last_known,
-            )
-            state = await lease.acquire()
-            _log.info("coordinating", group=self.name, epoch=lease.epoch, generation=state.generation)
-            try:
-                await self._serve_term(connection, lease, state)
-            finally:
-                self._last_known = lease.current
+            await self._stand(connection)
+        except BrokerError as error:
+            self._candidacy_trouble = f"coordinating came to an end: {error}"
+            raise
         finally:
             await connection.close()
+
+    async def _stand(self, connection: Connection) -> None:
+        lease = Lease(
+            connection,
+            group=self.name,
+            partitions=self._settings.partitions,
+            instance=self._instance,
+            queue_type=self._settings.state_queue_type,
+            last_known=self._last_known,
+        )
+        state = await lease.acquire()
+        _log.info("coordinating", group=self.name, epoch=lease.epoch, generation=state.generation)
+        try:
+            await self._serve_term(connection, lease, state)
+        finally:
+            self._last_known = lease.current
 
     async def _serve_term(self, connection: Connection, lease: Lease, state: GroupState) -> None:
         await declare_write_exchange(connection, self._settings)
@@ -198,7 +205,7 @@ class GroupInstance:
         if self._trouble is not None:
             return self._trouble
         if self._elsewhere is None:
-            return "no coordinator answers"
+            return self._candidacy_trouble or "no coordinator answers"
         reason = self._elsewhere.get("unready")
         return None if reason is None else str(reason)
 

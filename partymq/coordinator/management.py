@@ -55,11 +55,16 @@ class _Binding(msgspec.Struct):
     routing_key: str
 
 
+class _Overview(msgspec.Struct):
+    cluster_name: str = ""
+
+
 class _Exchange(msgspec.Struct):
     type: str = ""
 
 
 _PAGES = msgspec.json.Decoder(_Page)
+_OVERVIEWS = msgspec.json.Decoder(_Overview)
 _EXCHANGES = msgspec.json.Decoder(_Exchange)
 _BINDINGS = msgspec.json.Decoder(list[_Binding])
 
@@ -92,6 +97,10 @@ class Management:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    async def cluster_name(self) -> str:
+        """Which broker this is, as that also says on AMQP connections; empty where it does not say."""
+        return (await self._read(_OVERVIEWS, "overview")).cluster_name
 
     async def queues(self, names: Collection[str]) -> dict[str, ManagedQueue]:
         """The queues of these names that exist. Exact at once for classic queues."""

@@ -7,7 +7,7 @@ import structlog
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.config.settings import GroupSettings
-from partymq.errors import ChannelClosed
+from partymq.errors import BrokerError, ChannelClosed
 from partymq.group.names import dead_letter_queue, member_key, own_exchange
 
 _NOT_FOUND: Final = 404
@@ -76,6 +76,11 @@ async def _declare_exchange(connection: Connection, channel: Channel, name: str)
     except ChannelClosed as error:
         if error.code != _PRECONDITION_FAILED:
             raise
+        if "'type'" in error.text and "'topic'" not in error.text:
+            raise BrokerError(
+                f"the exchange {name!r} is no direct one, and would bring every message to every member:"
+                f" delete it, or name another in `exchange` ({error.text})"
+            ) from error
         _log.warning("the exchange stands with other attributes; it is used as it is", reason=error.text)
         return await connection.open_channel()
 

@@ -71,3 +71,18 @@ def test_a_storm_of_calls_out_of_turn_disturbs_no_member(serve, crowd):
         ),
         what="the others are forgotten",
     )
+
+
+def test_an_exchange_that_would_bring_every_message_to_every_member_is_not_used(serve, channel):
+    channel.exchange_declare("partymq.ex.write", "fanout", durable=True)
+    served = serve()
+
+    def reason():
+        try:
+            return served.api.get("/ready").body.get("error", "")
+        except OSError:
+            return ""
+
+    until(lambda: "is no direct one" in reason(), what=lambda: f"it is told; now: {reason()!r}")
+    channel.exchange_delete("partymq.ex.write")
+    served.ready()

@@ -10,12 +10,14 @@ import pytest
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import Span
 from partymq.amqp.url import BrokerUrl
+from partymq.broker import PrivateNode
 from partymq.coordinator.depths import QueueDepths
 from partymq.coordinator.management import Management
 from partymq.coordinator.proofs import Proofs
 from partymq.errors import ManagementUnavailable
 from partymq.group.events import Drain, PutOff, Reclaim, Released
-from tests.conftest import Vhost
+from tests.broker.management import delete_vhost
+from tests.conftest import Vhost, new_vhost
 
 IDLE = 1.0
 
@@ -306,6 +308,33 @@ async def test_bindings_tell_a_members_queue(setting: Setting) -> None:
     await channel.bind_queue("q", "e", "partymq.partition-pod")
     assert await setting.depths.bindings("e") == {"partymq.partition-pod": ["q"]}
     assert await setting.depths.bindings("no such exchange") == {}
+
+
+async def test_a_management_api_of_another_broker_is_no_proof_of_anything(
+    vhost: Vhost, node: PrivateNode
+) -> None:
+    other = new_vhost(node)
+    connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
+    async with Management(vhost.management_url, other.name) as management:
+        setting = Setting(vhost, connection, management)
+        await setting.queue(2)
+        assert await setting.proofs.drained(DRAIN) == PutOff(1)
+        assert not setting.depths.sighted
+        assert await setting.depths.bindings("e") is None
+    await connection.close()
+    delete_vhost(other.management_url, other.name)
+
+
+async def test_a_management_api_that_says_it_is_anothers_is_not_believed(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def another(management: Management) -> str:
+        return "rabbit@elsewhere"
+
+    await setting.queue(0)
+    monkeypatch.setattr(Management, "cluster_name", another)
+    assert (await setting.depths.sample(["q"], consumers=False))["q"].unacked is None
+    assert not setting.depths.sighted
 
 
 async def test_a_management_api_that_is_away_leaves_us_blind_not_dead(setting: Setting) -> None:
