@@ -12,10 +12,7 @@ locked (held) at the new owners until all of it is there, ahead of everything ne
 
     Released(leftover) ─► Save ─► Assign locked, Move ─► Moved ─► Save ─► Fetch ─► Fetched ─► Save ─► Unlock
 
-It goes by a queue of our own, because its member may come back and consume its queue again, at once and
-without asking: `Move` takes it out of there whether or not anybody can receive it, and until that is done the
-member gets nothing. `Fetch` waits for the owners. The newest leftover of a partition goes first: it was being
-filled from the older one, so it holds the older messages.
+See `leftovers`.
 
 What is saved (`GroupState`) is enough to go on after the coordinator's death at any point: hand-overs, moves
 and fetches under way are simply begun again, because until `Assign` nothing has changed.
@@ -27,24 +24,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from partymq.group.assignor import assign
+from partymq.group.description import View
 from partymq.group.events import (
     Answer,
     Assign,
     Called,
     Cancel,
-    CancelFetch,
-    Discard,
     Drain,
     Effect,
     Event,
-    Fetch,
     Fetched,
     Forget,
     GiveWay,
     HeldUp,
     HoldExhausted,
     Learned,
-    Move,
     Moved,
     Observed,
     Pause,
@@ -59,8 +53,9 @@ from partymq.group.events import (
     Unlock,
     Unroutable,
 )
+from partymq.group.leftovers import Leftovers
 from partymq.group.membership import Membership, Timing
-from partymq.group.state import GONE, GroupState, Leftover, Member, MemberState, SetAside
+from partymq.group.state import GONE, GroupState, Member, MemberState, SetAside
 from partymq.group.wire import Heartbeat, Ready
 
 _OWNING = frozenset({MemberState.READY, MemberState.REBINDING})
@@ -106,12 +101,10 @@ class Coordinator:
     def __init__(self, state: GroupState, timing: Timing) -> None:
         self.state = state
         self._membership = Membership(state, timing)
+        self._leftovers = Leftovers(state)
         self._handovers: dict[str, Handover] = {}
         self._handover_number = 0
         self._paused: set[str] = set()
-        self._moving: dict[int, bool] = {}
-        """Leftovers being moved, and whether their queues are unbound first."""
-        self._fetching: int | None = None
         self._running = False
         self._unsaved = False
         self._now = 0.0
@@ -145,7 +138,7 @@ class Coordinator:
         self._out = []
         self._now = now
         self._membership.start(now, wall)
-        locked = self._locked()
+        locked = self._leftovers.locked()
         owners = {number: p.owner for number, p in enumerate(self.state.partitions) if p.owner is not None}
         self._assign_effect({number: owner for number, owner in owners.items() if number not in locked})
         self._assign_effect({number: owner for number, owner in owners.items() if number in locked}, True)
@@ -184,9 +177,13 @@ class Coordinator:
             case PutOff(number):
                 self._put_off(number, now)
             case Moved(number):
-                self._moved(number)
+                if self._leftovers.moved(number):
+                    members.try_again()
             case Fetched(number):
-                self._fetched(number)
+                follows = self._leftovers.fetched(number)
+                self._out += follows
+                if follows:
+                    members.try_again()
         self._advance(now)
         return self._taken()
 
@@ -230,7 +227,7 @@ class Coordinator:
             and member.queue is not None
             and not member.old_queues
             and (member.state in GONE or member.reason is SetAside.NO_CONSUMER)
-            and self._unmoved(member) is None
+            and not self._leftovers.hinder(member)
             and not self._membership.watches[hostname].unreachable
         )
 
@@ -253,7 +250,7 @@ class Coordinator:
             return
         targets = self.targets()
         allowed = set(mine if proof.partitions is None else proof.partitions)
-        locked = self._locked()
+        locked = self._leftovers.locked()
         moves = {
             number: targets[number]
             for number in mine
@@ -262,7 +259,7 @@ class Coordinator:
             and (handover.reclaim or number not in locked)
         }
         if proof.leftover is not None:
-            self._add_leftover(hostname, proof.leftover, list(moves))
+            self._leftovers.add(hostname, proof.leftover, list(moves))
         self._move(moves)
         if proof.partitions is not None:
             # They were held so that the proof stayed true; those that do not move go on.
@@ -276,7 +273,7 @@ class Coordinator:
         self._unsaved = True
         self._membership.try_again()
         if leftover is not None and mine:
-            self._add_leftover(member.hostname, leftover, mine)
+            self._leftovers.add(member.hostname, leftover, mine)
             self._assign_effect(dict.fromkeys(mine, member.hostname), locked=True)
 
     def _move(self, moves: Mapping[int, str | None]) -> None:
@@ -289,7 +286,7 @@ class Coordinator:
             partition.fencing_token = self.state.generation
             partition.incarnation = self.state.members[owner].incarnation if owner is not None else 0
         self._unsaved = True
-        locked = self._locked()
+        locked = self._leftovers.locked()
         owned = {number: owner for number, owner in moves.items() if owner is not None}
         self._assign_effect({number: owner for number, owner in owned.items() if number not in locked})
         self._assign_effect({number: owner for number, owner in owned.items() if number in locked}, True)
@@ -310,65 +307,14 @@ class Coordinator:
         if handover is not None:
             self._out.append(Cancel(handover.number))
 
-    def _add_leftover(self, hostname: str, queue: str, partitions: list[int]) -> None:
-        self._unsaved = True
-        for leftover in self.state.leftovers:
-            if leftover.queue == queue and not leftover.moved:
-                # Still the same one: nothing was sent there since.
-                leftover.partitions = sorted({*leftover.partitions, *partitions})
-                return
-        self.state.generation += 1
-        self.state.leftovers.append(Leftover(self.state.generation, hostname, queue, partitions))
-
-    def _leftover(self, number: int) -> Leftover | None:
-        return next((left for left in self.state.leftovers if left.number == number), None)
-
-    def _moved(self, number: int) -> None:
-        leftover = self._leftover(number)
-        if leftover is None or number not in self._moving:
-            return
-        del self._moving[number]
-        leftover.moved = True
-        self._unsaved = True
-        self._membership.try_again()
-
-    def _fetched(self, number: int) -> None:
-        done = self._leftover(number)
-        if done is None or self._fetching != number:
-            return
-        self.state.leftovers.remove(done)
-        self._fetching = None
-        self._unsaved = True
-        self._membership.try_again()
-        still_locked = self._locked()
-        freed = [partition for partition in done.partitions if partition not in still_locked]
-        if freed:
-            self._out.append(Unlock(freed))
-        self._out.append(Discard(number))
-
-    def _locked(self) -> set[int]:
-        return {number for leftover in self.state.leftovers for number in leftover.partitions}
-
     # -- who should own what -----------------------------------------------------------------------------
-
-    def _unmoved(self, member: Member) -> Leftover | None:
-        """A leftover that may lie in the member's own queue: what it got now would be moved away with it."""
-        return next(
-            (
-                leftover
-                for leftover in self.state.leftovers
-                if not leftover.moved
-                and (leftover.hostname == member.hostname or leftover.queue == member.queue)
-            ),
-            None,
-        )
 
     def _receives(self, member: Member) -> bool:
         """Whether something can be sent to the member now."""
         return (
             member.state is MemberState.READY
             and not member.old_queues
-            and self._unmoved(member) is None
+            and not self._leftovers.hinder(member)
             and self._knows_queue(member)
         )
 
@@ -426,7 +372,7 @@ class Coordinator:
         self._track_rebalance(targets, now)
 
     def _plan_handovers(self, targets: list[str | None], now: float) -> list[Effect]:
-        locked = self._locked()
+        locked = self._leftovers.locked()
         owned: dict[str, list[int]] = {}
         moving: dict[str, list[int]] = {}
         for number, (partition, target) in enumerate(zip(self.state.partitions, targets, strict=True)):
@@ -510,55 +456,10 @@ class Coordinator:
         run = any(member.state is MemberState.READY for member in self.state.members.values())
         if run and not self._running:
             self._out.append(Start())
-        self._move_leftovers()
-        self._fetch_leftovers(run)
+        self._out += self._leftovers.work(run, self._receives)
         if self._running and not run:
             self._out.append(Stop())
         self._running = run
-
-    def _move_leftovers(self) -> None:
-        """Move what was left, whether or not there is anybody to receive it."""
-        unmoved = [left for left in self.state.leftovers if not left.moved]
-        unbind = {left.number: self._has_other_queue(left) for left in unmoved}
-        for number in [number for number, done in self._moving.items() if unbind.get(number) != done]:
-            del self._moving[number]
-            self._out.append(CancelFetch(number))
-        for left in unmoved:
-            if left.number not in self._moving:
-                self._moving[left.number] = unbind[left.number]
-                self._out.append(Move(left.number, left.queue, left.hostname, unbind[left.number]))
-
-    def _fetch_leftovers(self, run: bool) -> None:
-        fetch = self._leftover_to_fetch() if run else None
-        if self._fetching is not None and fetch != self._fetching:
-            self._out.append(CancelFetch(self._fetching))
-            self._fetching = None
-        if fetch is not None and self._fetching is None:
-            self._fetching = fetch
-            self._out.append(Fetch(fetch))
-
-    def _has_other_queue(self, leftover: Leftover) -> bool:
-        """Whether the member that left it is here again, with another queue."""
-        member = self.state.members.get(leftover.hostname)
-        return member is not None and member.queue not in (None, leftover.queue)
-
-    def _leftover_to_fetch(self) -> int | None:
-        """One that its owners can receive now, and with nothing newer for the same partitions."""
-        waiting: set[int] = set()
-        possible: list[int] = []
-        members = self.state.members
-        for leftover in reversed(self.state.leftovers):
-            owners = [self.state.partitions[number].owner for number in leftover.partitions]
-            if (
-                leftover.moved
-                and waiting.isdisjoint(leftover.partitions)
-                and all(owner is not None and self._receives(members[owner]) for owner in owners)
-            ):
-                possible.append(leftover.number)
-            waiting.update(leftover.partitions)
-        if self._fetching in possible:
-            return self._fetching
-        return possible[0] if possible else None
 
     def _track_rebalance(self, targets: list[str | None], now: float) -> None:
         settled = not self.state.leftovers and all(
@@ -574,8 +475,8 @@ class Coordinator:
 
     def _taken(self) -> list[Effect]:
         effects, self._out = self._out, []
-        if self._unsaved or self._membership.changed:
-            self._unsaved = self._membership.changed = False
+        if self._unsaved or self._membership.changed or self._leftovers.changed:
+            self._unsaved = self._membership.changed = self._leftovers.changed = False
             return [Save(), *effects]
         return effects
 
@@ -583,63 +484,14 @@ class Coordinator:
 
     def describe(self, now: float) -> dict[str, Any]:
         """Members and partitions as plain values; times in Unix seconds, ages in seconds."""
-        targets = self.targets()
-        locked = self._locked()
-        return {
-            "generation": self.state.generation,
-            "rebalancing": self._rebalance_since is not None,
-            "members": [
-                self._describe_member(member, now) for _, member in sorted(self.state.members.items())
-            ],
-            "partitions": [
-                {
-                    "partition": number,
-                    "owner": partition.owner,
-                    "target": target,
-                    "fencing_token": partition.fencing_token,
-                    "state": self._partition_state(number, partition.owner, target, locked),
-                }
-                for number, (partition, target) in enumerate(zip(self.state.partitions, targets, strict=True))
-            ],
-            "leftovers": [
-                {
-                    "queue": left.queue,
-                    "hostname": left.hostname,
-                    "partitions": left.partitions,
-                    "state": "moved" if left.moved else "moving",
-                }
-                for left in self.state.leftovers
-            ],
-        }
-
-    def _describe_member(self, member: Member, now: float) -> dict[str, Any]:
-        heard = self._membership.watches[member.hostname].heard
-        return {
-            "hostname": member.hostname,
-            "state": member.state.value,
-            "reason": member.reason.value or None,
-            "since": member.since,
-            "incarnation": member.incarnation,
-            "queue": member.queue,
-            "last_heartbeat": heard + self._membership.wall_offset,
-            "heartbeat_age": round(now - heard, 3),
-            "drain": self._drain_state(member.hostname, member),
-            "partitions": self.state.owned_by(member.hostname),
-        }
-
-    def _drain_state(self, hostname: str, member: Member) -> str:
-        if member.queue is None:
-            return "unknown"
-        handover = self._handovers.get(hostname)
-        if handover is None:
-            return "none"
-        return "reclaiming" if handover.reclaim else "draining"
-
-    def _partition_state(self, number: int, owner: str | None, target: str | None, locked: set[int]) -> str:
-        if number in locked:
-            return "fetching"
-        if owner is None:
-            return "unowned"
-        if owner in self._handovers and owner != target:
-            return "moving"
-        return "paused" if owner in self._paused else "routed"
+        members = self._membership
+        return View(
+            state=self.state,
+            targets=self.targets(),
+            locked=self._leftovers.locked(),
+            paused=self._paused,
+            handovers={name: handover.reclaim for name, handover in self._handovers.items()},
+            heard={name: watch.heard for name, watch in members.watches.items()},
+            wall_offset=members.wall_offset,
+            rebalancing=self._rebalance_since is not None,
+        ).describe(now)

@@ -1,10 +1,13 @@
 """Parts that are broken on purpose: a simulation that does not notice them would prove nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from partymq.group.coordinator import Coordinator
 from partymq.group.events import Called, Effect, Event, Released, Save
 from partymq.group.events import Drain as DrainEffect
+from partymq.group.leftovers import Leftovers
+from partymq.group.membership import Timing
+from partymq.group.state import GroupState, Member
 from partymq.group.wire import Bind, Ready
 from tests.simulation.router_core import CoreRouter
 from tests.simulation.router_model import RouterModel, Session
@@ -23,11 +26,19 @@ class GivesAwayWithoutProof(Coordinator):
         return effects
 
 
+class LocksNothing(Leftovers):
+    """Knows of no older messages."""
+
+    def locked(self) -> set[int]:
+        return set()
+
+
 class DoesNotLock(Coordinator):
     """Lets newer messages go to the new owner while a leftover is fetched."""
 
-    def _locked(self) -> set[int]:
-        return set()
+    def __init__(self, state: GroupState, timing: Timing) -> None:
+        super().__init__(state, timing)
+        self._leftovers = LocksNothing(state)
 
 
 class ActsBeforeSaving(Coordinator):
@@ -39,16 +50,23 @@ class ActsBeforeSaving(Coordinator):
         return [effect for effect in effects if not isinstance(effect, Save)] + saves
 
 
+class OldestFirst(Leftovers):
+    """In the order in which they arose."""
+
+    def _next(self, receives: Callable[[Member], bool]) -> int | None:
+        self._state.leftovers.reverse()
+        try:
+            return super()._next(receives)
+        finally:
+            self._state.leftovers.reverse()
+
+
 class FetchesOldestFirst(Coordinator):
     """Fetches leftovers in the order in which they arose."""
 
-    def _leftover_to_fetch(self) -> int | None:
-        newest_first = self.state.leftovers
-        self.state.leftovers = list(reversed(newest_first))
-        try:
-            return super()._leftover_to_fetch()
-        finally:
-            self.state.leftovers = newest_first
+    def __init__(self, state: GroupState, timing: Timing) -> None:
+        super().__init__(state, timing)
+        self._leftovers = OldestFirst(state)
 
 
 class BelievesOldProofs(Coordinator):
@@ -70,11 +88,19 @@ class ForgetsOldQueues(Coordinator):
         return effects
 
 
+class AddsNothing(Leftovers):
+    """Takes no note."""
+
+    def add(self, hostname: str, queue: str, partitions: list[int]) -> None:
+        return
+
+
 class ForgetsLeftovers(Coordinator):
     """Takes a dead member's queue for empty."""
 
-    def _add_leftover(self, hostname: str, queue: str, partitions: list[int]) -> None:
-        return
+    def __init__(self, state: GroupState, timing: Timing) -> None:
+        super().__init__(state, timing)
+        self._leftovers = AddsNothing(state)
 
 
 class NeverForgetsDead(Coordinator):

@@ -42,6 +42,10 @@ class Life:
         assert self.call(Ready(hostname, queue)) is Status.OK
         return self.state.members[hostname]
 
+    def where(self) -> MemberState:
+        """The state of a."""
+        return self.state.members["a"].state
+
     def waits(self, seconds: float) -> None:
         end = self.now + seconds
         while self.now < end:
@@ -63,10 +67,10 @@ class Life:
 def test_a_member_is_pending_until_it_is_ready() -> None:
     life = Life()
     assert life.call(Bind("a")) is Status.OK
-    assert life.state.members["a"].state is S.PENDING
+    assert life.where() is S.PENDING
     assert life.call(Bind("a")) is Status.ALREADY_PENDING
     assert life.call(Ready("a", "q-a")) is Status.OK
-    assert life.state.members["a"].state is S.READY
+    assert life.where() is S.READY
     assert life.call(Ready("a", "q-a")) is Status.ALREADY_READY
 
 
@@ -88,11 +92,11 @@ def test_a_late_copy_of_a_call_does_not_speak_for_the_next_incarnation() -> None
     life.call(Unbind("a"), "r3")
     life.call(Bind("a"), "r4")
     assert life.call(Ready("a", "q-a"), "r2") is Status.OK
-    assert life.state.members["a"].state is S.REBINDING
+    assert life.where() is S.REBINDING
     assert life.call(Unbind("a"), "r3") is Status.OK
-    assert life.state.members["a"].state is S.REBINDING
+    assert life.where() is S.REBINDING
     life.call(Ready("a", "q-a"), "r5")
-    assert life.state.members["a"].state is S.READY
+    assert life.where() is S.READY
 
 
 @pytest.mark.parametrize("ready", [True, False])
@@ -151,7 +155,7 @@ def brought_to(state: MemberState) -> Life:
             life.call(Unbind("a"))
         case S.LOST:
             life.waits(30)
-    assert life.state.members["a"].state is state
+    assert life.where() is state
     life.membership.changed = False
     return life
 
@@ -175,7 +179,7 @@ def test_every_step_leads_where_the_table_says_or_changes_nothing(state: MemberS
             life.now += 2
             life.sees()
     expected = TRANSITIONS.get((state, step))
-    assert life.state.members["a"].state is (expected or state)
+    assert life.where() is (expected or state)
     if expected is None:
         assert encode_state(life.state) == before
         assert not life.membership.changed
@@ -195,13 +199,13 @@ def test_every_state_can_be_left_but_those_that_are_forgotten() -> None:
 
 def test_a_member_is_lost_when_nothing_is_heard_of_it() -> None:
     life = Life()
-    member = life.joins()
+    life.joins()
     life.waits(29)
     life.call(Heartbeat("a"))
     life.waits(29)
-    assert member.state is S.READY
+    assert life.where() is S.READY
     life.waits(1)
-    assert member.state is S.LOST
+    assert life.where() is S.LOST
 
 
 @pytest.mark.parametrize("state", [S.PENDING, S.REBINDING])
@@ -210,45 +214,45 @@ def test_who_does_not_get_ready_is_lost_though_it_is_heard_of(state: MemberState
     for _ in range(19):
         life.waits(1)
         life.call(Heartbeat("a"))
-    assert life.state.members["a"].state is state
+    assert life.where() is state
     life.waits(1)
-    assert life.state.members["a"].state is S.LOST
+    assert life.where() is S.LOST
 
 
 def test_a_dead_member_that_is_tried_again_and_again_is_lost_all_the_same() -> None:
     """Being set aside and recovering is nothing that was heard of it."""
     life = Life()
-    member = life.joins(queue=None)
+    life.joins(queue=None)
     for _ in range(29):
         life.membership.unroutable("a", SetAside.RETURNED, life.now)
         life.waits(1)
     life.waits(1)
-    assert member.state is S.LOST
+    assert life.where() is S.LOST
 
 
 def test_a_member_whose_queue_stays_unreachable_is_told_to_bind_again() -> None:
     life = Life()
-    member = life.joins()
+    life.joins()
     life.membership.unroutable("a", SetAside.RETURNED, life.now)
     life.sees(bound=False)
     for _ in range(29):
         life.waits(1)
         assert life.call(Heartbeat("a")) is Status.OK
     life.waits(1)
-    assert member.state is S.LOST
+    assert life.where() is S.LOST
     assert life.call(Heartbeat("a")) is Status.UNKNOWN_MEMBER
 
 
 def test_a_long_gap_between_two_ticks_is_our_own_fault() -> None:
     life = Life()
-    member = life.joins()
+    life.joins()
     life.now += 1000.0
     life.membership.tick(life.now)
-    assert member.state is S.READY
+    assert life.where() is S.READY
     life.waits(29)
-    assert member.state is S.READY
+    assert life.where() is S.READY
     life.waits(1)
-    assert member.state is S.LOST
+    assert life.where() is S.LOST
 
 
 def test_a_new_coordinator_gives_everybody_the_full_time() -> None:
@@ -259,9 +263,9 @@ def test_a_new_coordinator_gives_everybody_the_full_time() -> None:
     life.membership = Membership(life.state, TIMING)
     life.membership.start(life.now, 1e9)
     life.waits(29)
-    assert life.state.members["a"].state is S.READY
+    assert life.where() is S.READY
     life.waits(1)
-    assert life.state.members["a"].state is S.LOST
+    assert life.where() is S.LOST
 
 
 # -- what the broker says -------------------------------------------------------------------------------
@@ -272,26 +276,26 @@ def test_a_queue_without_its_consumer_is_set_aside_after_a_moment() -> None:
     member = life.joins()
     life.sees(consumers=0)
     life.waits(5)
-    assert member.state is S.READY  # it never had one: perhaps it begins to consume later
+    assert life.where() is S.READY  # it never had one: perhaps it begins to consume later
     life.sees()
     life.sees(consumers=0)
     life.waits(1)
     assert (member.state, member.reason) == (S.SET_ASIDE, SetAside.NO_CONSUMER)
     life.waits(5)
-    assert member.state is S.SET_ASIDE
+    assert life.where() is S.SET_ASIDE
     life.sees()
-    assert member.state is S.READY
+    assert life.where() is S.READY
 
 
 def test_a_consumer_that_is_back_at_once_is_not_missed() -> None:
     life = Life()
-    member = life.joins()
+    life.joins()
     life.sees()
     life.sees(consumers=0)
     life.now += 0.5
     life.sees()
     life.waits(5)
-    assert member.state is S.READY
+    assert life.where() is S.READY
 
 
 def test_a_queue_that_is_gone_is_set_aside_at_once_and_comes_back() -> None:
@@ -300,30 +304,30 @@ def test_a_queue_that_is_gone_is_set_aside_at_once_and_comes_back() -> None:
     life.sees(exists=False)
     assert (member.state, member.reason) == (S.SET_ASIDE, SetAside.RETURNED)
     life.waits(5)
-    assert member.state is S.SET_ASIDE
+    assert life.where() is S.SET_ASIDE
     life.sees()
-    assert member.state is S.READY
+    assert life.where() is S.READY
 
 
 def test_a_queue_that_is_not_bound_is_waited_for() -> None:
     life = Life()
-    member = life.joins()
+    life.joins()
     life.membership.unroutable("a", SetAside.RETURNED, life.now)
     life.sees(bound=False)
     life.waits(5)
-    assert member.state is S.SET_ASIDE
+    assert life.where() is S.SET_ASIDE
     life.sees()
-    assert member.state is S.READY
+    assert life.where() is S.READY
 
 
 def test_a_refusal_is_tried_again_after_ever_longer_times() -> None:
     life = Life()
-    member = life.joins()
+    life.joins()
     waits = []
     for _ in range(8):
         life.membership.unroutable("a", SetAside.REJECTED, life.now)
         since = life.now
-        while member.state is S.SET_ASIDE:
+        while life.where() is S.SET_ASIDE:
             life.call(Heartbeat("a"))
             life.waits(1)
         waits.append(life.now - since)
@@ -333,16 +337,16 @@ def test_a_refusal_is_tried_again_after_ever_longer_times() -> None:
         life.waits(1)
     life.membership.unroutable("a", SetAside.REJECTED, life.now)
     life.waits(1)
-    assert member.state is S.READY  # it was well for long: that is a new trouble
+    assert life.where() is S.READY  # it was well for long: that is a new trouble
 
 
 def test_an_answer_about_an_earlier_incarnation_is_void() -> None:
     life = Life()
-    member = life.joins()
+    life.joins()
     life.call(Bind("a"))
     life.call(Ready("a", "q-a"))
     life.membership.observed(Observed("a", 1, exists=False), life.now)
-    assert member.state is S.READY
+    assert life.where() is S.READY
     assert not life.membership.learned(Learned("a", 1, "q-x"), life.now)
 
 
