@@ -72,7 +72,7 @@ class Mover:
         publish.on_confirm = self._confirmed
         try:
             self.consumer = self.broker.consume(
-                channel, self.queue, 10, self._delivered, self._close, exclusive=True
+                channel, self.queue, 10, self._delivered, self._deleted, exclusive=True
             )
         except Refused:
             channel.close()
@@ -93,8 +93,16 @@ class Mover:
             if self.consumer is not None:
                 self.consumer.channel.ack(self.consumer, entry.position)
 
+    def _deleted(self) -> None:
+        """The queue is gone with what was in it: begin anew, and find that."""
+        self._close_channels()
+        self._lines.clear()
+
     def _close(self) -> None:
         self.over = True
+        self._close_channels()
+
+    def _close_channels(self) -> None:
         if self._publish is not None:
             self._publish.close()
         if self.consumer is not None:
