@@ -6,8 +6,10 @@ after that has nothing unacked, is in nobody's hands.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import inf
 from time import monotonic
 from typing import Final, TypeVar
 
@@ -20,6 +22,7 @@ from partymq.errors import ChannelClosed, ConnectionLost, ManagementUnavailable
 
 _NOT_FOUND: Final = 404
 _LOCKED: Final = 405
+_COUNTED_ON: Final = 1.0
 _RETRY_MANAGEMENT: Final = 15.0
 """Seconds after which a management API that did not answer is tried again."""
 
@@ -65,6 +68,7 @@ class QueueDepths:
         self._management = management
         self._channel: Channel | None = None
         self._turn = asyncio.Lock()
+        self._ours_until: dict[str, float] = {}
         self._retry_at = 0.0
         self._known = False
         """Whether the management API is known to be that of this broker."""
@@ -74,6 +78,16 @@ class QueueDepths:
         """Whether unacked messages can be seen at all, as far as is known now."""
         return self._management is not None and monotonic() >= self._retry_at
 
+    @contextmanager
+    def consuming(self, queue: str) -> Iterator[None]:
+        """While we consume a queue ourselves: that consumer is not the member's, and is not told as one."""
+        self._ours_until[queue] = inf
+        try:
+            yield
+        finally:
+            # The broker counts a consumer for some moments after its channel was closed.
+            self._ours_until[queue] = monotonic() + _COUNTED_ON
+
     async def sample(self, queues: Collection[str], *, consumers: bool = True) -> dict[str, QueueDepth]:
         """The depths of these queues now.
 
@@ -82,6 +96,20 @@ class QueueDepths:
         """
         if not queues:
             return {}
+        ours = self._consumed_by_us()
+        depths = await self._sample(queues, consumers)
+        ours |= self._consumed_by_us()
+        return {
+            queue: replace(depth, consumers=None) if queue in ours else depth
+            for queue, depth in depths.items()
+        }
+
+    def _consumed_by_us(self) -> set[str]:
+        now = monotonic()
+        self._ours_until = {queue: until for queue, until in self._ours_until.items() if until > now}
+        return set(self._ours_until)
+
+    async def _sample(self, queues: Collection[str], consumers: bool) -> dict[str, QueueDepth]:
         async with self._turn:
             asked: dict[str, QueueDepth] = {}
             if consumers or not self.sighted:

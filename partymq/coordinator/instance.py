@@ -206,6 +206,12 @@ class GroupInstance:
             return self._trouble
         if self._elsewhere is None:
             return self._candidacy_trouble or "no coordinator answers"
+        theirs = len(self._elsewhere.get("partitions", ()))
+        if theirs != self._settings.partitions:
+            return (
+                f"`partitions` is {self._settings.partitions} here, but {theirs} in the group as it is:"
+                " this instance could not take over"
+            )
         reason = self._elsewhere.get("unready")
         return None if reason is None else str(reason)
 

@@ -13,6 +13,7 @@ from typing import Final
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Returned, Span, publish_frame, redelivered_at, with_channel
+from partymq.coordinator.depths import QueueDepths
 from partymq.coordinator.proofs import Proofs
 from partymq.errors import BrokerError, ChannelClosed, ConnectionLost, Nacked, Unroutable
 from partymq.group.names import leftover_queue, own_exchange
@@ -32,7 +33,7 @@ _REFUSED: Final = frozenset({403, 404, 405})
 
 
 async def move_leftover(
-    connection: Connection, proofs: Proofs, *, group: str, number: int, queue: str
+    connection: Connection, proofs: Proofs, depths: QueueDepths, *, group: str, number: int, queue: str
 ) -> None:
     """Empty a member's queue into our own for this leftover; returns when nothing is left in it.
 
@@ -46,7 +47,8 @@ async def move_leftover(
     await channel.close()
     while await proofs.untouched(queue):
         try:
-            await _Move(connection, queue, own_exchange(group), target).run()
+            with depths.consuming(queue):
+                await _Move(connection, queue, own_exchange(group), target).run()
         except ChannelClosed as error:
             if error.code not in _REFUSED:
                 raise

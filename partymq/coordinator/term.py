@@ -35,6 +35,7 @@ _RENEW: Final = 240.0
 """Seconds after which at the latest the state is saved again: the broker must not find it unacked for longer
 than its `consumer_timeout`."""
 _RETRY: Final = 0.5
+_LONGEST_RETRY: Final = 10.0
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -92,6 +93,7 @@ class Term(Office):
         )
         self._observer = Observer(settings, self.coordinator, depths, self._router, self.happened)
         self._tasks = asyncio.TaskGroup()
+        self._unprepared: str | None = None
         self._looking: dict[str, deque[tuple[Command, AnswerTo]]] = {}
         self._handovers: dict[int, asyncio.Task[None]] = {}
         self._locked: dict[int, tuple[int, ...]] = {}
@@ -107,7 +109,7 @@ class Term(Office):
         try:
             async with self._tasks as tasks:
                 self.start_tasks(tasks)
-                tasks.create_task(_persistently(partial(prepare, self._connection, self._settings)))
+                tasks.create_task(self._prepare())
                 tasks.create_task(self._observer.run())
                 tasks.create_task(self._watch(router))
         except* BrokerError as errors:
@@ -172,8 +174,24 @@ class Term(Office):
             return f"the broker takes no messages at the moment: {self._connection.blocked}"
         if not self.coordinator.running:
             # Nobody to route to is no fault: members could not even join if it were told as one.
-            return self._observer.source_trouble
+            return self._unprepared or self._observer.source_trouble
         return self._router.unready()
+
+    async def _prepare(self) -> None:
+        """Declare what has to stand, before there is anybody to route to; again and again where it fails."""
+        wait = _RETRY
+        while True:
+            try:
+                await prepare(self._connection, self._settings)
+                self._unprepared = None
+                return
+            except BrokerError as error:
+                self._unprepared = str(error)
+                _log.warning(
+                    "the group can't be prepared", group=self._group, reason=str(error), retry_seconds=wait
+                )
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_RETRY)
 
     # -- events in -------------------------------------------------------------------------------------
 
@@ -320,6 +338,7 @@ class Term(Office):
             await move_leftover(
                 self._connection,
                 self._proofs,
+                self._depths,
                 group=self._settings.name,
                 number=move.leftover,
                 queue=move.queue,

@@ -36,7 +36,7 @@ async def prepare(connection: Connection, settings: GroupSettings) -> None:
     """Declare the write exchange, the dead-letter queue and, where the settings say so, the source.
 
     What stands already with other attributes is used as it is, with a warning. A source queue that PartyMQ is
-    not to declare is not touched. Raises ChannelClosed (404 where `source_exchange` does not exist) and other
+    not to declare is not touched. Raises ChannelClosed  and other
     BrokerErrors.
     """
     channel = await connection.open_channel()
@@ -51,10 +51,22 @@ async def prepare(connection: Connection, settings: GroupSettings) -> None:
                 connection, channel, settings.source_queue, settings.source_queue_type
             )
         if settings.source_exchange is not None:
-            for key in settings.source_binding_keys:
-                await channel.bind_queue(settings.source_queue, settings.source_exchange, key)
+            await _bind_source(channel, settings, settings.source_exchange)
     finally:
         await channel.close()
+
+
+async def _bind_source(channel: Channel, settings: GroupSettings, exchange: str) -> None:
+    try:
+        for key in settings.source_binding_keys:
+            await channel.bind_queue(settings.source_queue, exchange, key)
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+        raise BrokerError(
+            f"the source can't be bound: there is no exchange {exchange!r} (`source_exchange`); declare it,"
+            " or name another"
+        ) from error
 
 
 async def unbind_member(connection: Connection, exchange: str, hostname: str, queue: str) -> None:

@@ -32,9 +32,10 @@ class Mover:
         self.vhost = vhost
         self.connection = connection
         self.eyes = eyes
+        self.depths = QueueDepths(lambda: eyes, management)
         self.proofs = Proofs(
             FakeLanes(),
-            QueueDepths(lambda: eyes, management),
+            self.depths,
             drain_timeout=1.0,
             idle_handover=1.0,
             queue_of=lambda hostname: None,
@@ -63,7 +64,7 @@ class Mover:
 
     def move(self) -> "asyncio.Task[None]":
         return asyncio.create_task(
-            move_leftover(self.connection, self.proofs, group="g", number=7, queue="q")
+            move_leftover(self.connection, self.proofs, self.depths, group="g", number=7, queue="q")
         )
 
     async def content(self, queue: str) -> list[Message]:
@@ -155,3 +156,17 @@ async def test_a_queue_that_is_gone_leaves_nothing_to_move(mover: Mover) -> None
     await (await mover.eyes.open_channel()).delete_queue("q")
     await mover.move()
     assert await mover.content(TARGET) == []
+
+
+async def test_our_own_consumer_is_not_taken_for_the_members(mover: Mover) -> None:
+    await mover.fill(4000)
+    move = mover.move()
+    seen: list[int | None] = []
+    while not move.done():
+        seen.append((await mover.depths.sample(["q"]))["q"].consumers)
+    seen.append((await mover.depths.sample(["q"]))["q"].consumers)
+    await move
+    assert not any(seen), seen
+    async with asyncio.timeout(10):
+        while (await mover.depths.sample(["q"]))["q"].consumers is None:
+            await asyncio.sleep(0.1)
