@@ -114,6 +114,11 @@ class Connection:
         """Whether 4 MB or more wait to be written (until they are 1 MB again: see `on_writable`)."""
         return self._transport.write_buffer_full
 
+    @property
+    def bytes_waiting(self) -> int:
+        """Bytes that wait to be written."""
+        return self._transport.bytes_waiting
+
     async def wait_lost(self) -> BrokerError:
         """Waits until the connection is gone, and answers why. Any number may wait."""
         await self._ended.wait()

@@ -104,6 +104,11 @@ class Transport(asyncio.Protocol):
             self._transport.write(data)
 
     @property
+    def bytes_waiting(self) -> int:
+        """Bytes that wait to be written."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    @property
     def closing(self) -> bool:
         """Whether it is closed, or about to be."""
         return self._why is not None

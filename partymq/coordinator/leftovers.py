@@ -22,6 +22,8 @@ from partymq.router.session import consume_alone
 
 _PREFETCH: Final = 256
 """Messages on their way at once: of any size, so not too many; a move is to be short, so not too few."""
+_WRITING: Final = "writing a leftover"
+"""Reason to read nothing: what was read is not written yet, and may be large."""
 _SETTLE: Final = 3.0
 """Seconds for confirms when a move is given up."""
 _LOOKS: Final = 2
@@ -81,6 +83,7 @@ class _Move:
     async def run(self) -> None:
         connection, tags = self._connection, self._tags
         publish = await connection.open_channel()
+        undo = connection.on_writable(lambda: connection.resume_reading(_WRITING))
         try:
             await publish.select_confirms(self._confirms, self._returned)
             number = publish.number
@@ -95,6 +98,8 @@ class _Move:
                     mark = REDELIVERED if redelivered_at(buf, method_at) else None
                     content = fitter.fit(buf[header_at:end], mark)
                     connection.write(frame + with_channel(content, number))
+                if connection.write_buffer_full:
+                    connection.pause_reading(_WRITING)
 
             consume = await consume_alone(
                 connection, None, self._queue, _PREFETCH, delivered, self._cancelled
@@ -105,6 +110,8 @@ class _Move:
                 await self._let_settle(publish, consume)
                 await consume.close()
         finally:
+            undo()
+            connection.resume_reading(_WRITING)
             await publish.close()
 
     async def _until_empty(self, publish: Channel, consume: Channel) -> None:

@@ -17,6 +17,7 @@ from partymq.coordinator.management import Management
 from partymq.coordinator.proofs import Proofs
 from partymq.errors import ConnectionLost
 from partymq.group.names import leftover_queue, own_exchange
+from tests.broker.tcp_proxy import UP, TcpProxy
 from tests.broker.test_depths_and_proofs import FakeLanes
 from tests.conftest import Vhost
 
@@ -170,3 +171,25 @@ async def test_our_own_consumer_is_not_taken_for_the_members(mover: Mover) -> No
     async with asyncio.timeout(10):
         while (await mover.depths.sample(["q"]))["q"].consumers is None:
             await asyncio.sleep(0.1)
+
+
+async def test_large_messages_are_not_all_in_memory_at_once(mover: Mover, tcp_proxy: TcpProxy) -> None:
+    await mover.fill(0)
+    channel = await mover.eyes.open_channel()
+    await channel.select_confirms()
+    size, count = 2**20, 60
+    for _ in range(count):
+        await channel.publish("", "q", bytes(size))
+    slow = await connect(BrokerUrl.parse(tcp_proxy.url(mover.vhost.amqp_url)), name="slow")
+    mover.connection = slow
+    move = mover.move()
+    while tcp_proxy.bytes_up < 4 * size:
+        await asyncio.sleep(0.002)
+    tcp_proxy.pause(UP)
+    await asyncio.sleep(1.0)
+    waiting = slow.bytes_waiting
+    tcp_proxy.resume(UP)
+    await move
+    assert waiting < 10 * size
+    assert [len(message.body) for message in await mover.content(TARGET)] == [size] * count
+    await slow.close()
