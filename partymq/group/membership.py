@@ -113,7 +113,8 @@ class Membership:
         """Give every member its full time again: it could not be heard."""
         for watch in self.watches.values():
             watch.heard = watch.entered = now
-            watch.consumerless_since = None
+            if watch.consumerless_since is not None:
+                watch.consumerless_since = now
 
     def observed(self, seen: Observed, now: float) -> None:
         """What the broker says about a member's queue."""

@@ -8,7 +8,7 @@ from functools import partial
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.names import DEFAULT_GROUP, leftover_queue, member_key
-from partymq.group.state import GroupState, Member, encode_state
+from partymq.group.state import GroupState, Member, MemberState, encode_state
 from partymq.group.wire import MemberCall, Ready, Status
 from tests.simulation.broker import Broker
 from tests.simulation.instance import Instance
@@ -81,6 +81,8 @@ class Term:
         self._calls: dict[str, deque[tuple[str, MemberCall, AnswerTo]]] = {}
         self._handovers: dict[int, Handover] = {}
         self._cancelled: set[int] = set()
+        self._told: dict[str, tuple[int, MemberState, bool, bool, bool]] = {}
+        """What was last said of a member's queue; only news is told, but all to one that waits for it."""
         self._moves: dict[int, ev.Move] = {}
         self.movers: list[Mover] = []
         self._busy = False
@@ -264,6 +266,7 @@ class Term:
                 )
             case ev.Forget(hostname):
                 router.forget(hostname)
+                self._told.pop(hostname, None)
             case ev.Start():
                 router.start()
             case ev.Stop():
@@ -349,7 +352,10 @@ class Term:
         ours = sum(mover.queue == member.queue and mover.consumer is not None for mover in self.movers)
         consumers = max(0, seen.consumers - ours)
         bound = member.queue in self.broker.bindings.get(member_key(hostname), [])
-        self._later(ev.Observed(hostname, incarnation, seen.exists, consumers, bound))
+        news = (incarnation, member.state, seen.exists, consumers > 0, bound)
+        if member.state is MemberState.SET_ASIDE or self._told.get(hostname) != news:
+            self._told[hostname] = news
+            self._later(ev.Observed(hostname, incarnation, seen.exists, consumers, bound))
         other = self.queue_of(hostname, besides=member.queue)
         if other is not None and (not bound or (not consumers and self.broker.look(other).consumers)):
             self._later(ev.Learned(hostname, incarnation, other))

@@ -139,6 +139,26 @@ class Story:
         return owned
 
 
+def pair() -> Story:
+    """Members a and b, two partitions each."""
+    story = Story()
+    story.joins("a")
+    story.joins("b")
+    story.drained(1)
+    story.hush()
+    assert story.owners() == {"a": [0, 1], "b": [2, 3]}
+    return story
+
+
+def with_leftover() -> tuple[Story, int]:
+    """b has died; a is to get what it left."""
+    story = pair()
+    story.leaves("b")
+    story.left(2, "q-b")
+    story.hush()
+    return story, story.state.leftovers[0].number
+
+
 def _words(effect: ev.Effect) -> str:
     match effect:
         case ev.Save():

@@ -298,6 +298,20 @@ def test_a_consumer_that_is_back_at_once_is_not_missed() -> None:
     assert life.where() is S.READY
 
 
+def test_a_missing_consumer_is_not_forgotten_when_time_was_lost() -> None:
+    """It is told only once that there is none."""
+    life = Life()
+    life.joins()
+    life.sees()
+    life.sees(consumers=0)
+    life.now += 0.5
+    life.membership.forgive(life.now)
+    life.waits(0.5)
+    assert life.where() is S.READY
+    life.waits(0.5)
+    assert life.where() is S.SET_ASIDE
+
+
 def test_a_queue_that_is_gone_is_set_aside_at_once_and_comes_back() -> None:
     life = Life()
     member = life.joins()
