@@ -6,8 +6,11 @@ number, in any order. The acks that follow:
 
 * Normally the tags of the lines ascend, and one ack with `multiple` stands for all up to the first line that
   is not confirmed. That needs every older delivery to be settled, so:
-* while older messages are held, or have been released late (their tags are out of order), or a line waits so
-  long for its confirm that the others would stop the flow, confirmed lines are acked one by one.
+* while older messages are held, or have been released late (their tags are out of order), confirmed lines are
+  acked one by one, up to the first that is not confirmed;
+* where a line waits so long for its confirm that the others would stop the flow, or at the end of all, lines
+  behind it are acked, too. Not those that went to the same lane: the confirms of one queue may come out of
+  order, and what is given back must not come without what followed it.
 
 A tag that was acked is never named again: the broker closes the channel for it. An ack with `multiple` may
 stand for lines before it that were acked alone, but its own line must not be one.
@@ -159,7 +162,7 @@ class Ledger:
         if older_held or self._late or self._singles or self._base + self._mark < self._unordered_until:
             return self._single_acks()
         if len(flags) - head > self._half and flags.count(_CONFIRMED, head) > self._half:
-            return self._single_acks()
+            return self._acks_of_free_lanes()
         last = flags.rfind(_CONFIRMED, self._mark, head)
         if last < 0:
             return b""
@@ -170,19 +173,8 @@ class Ledger:
         return acks
 
     def last_acks(self) -> bytes:
-        """Acks for all that is confirmed and not tainted; for the end."""
-        if not self.tainted:
-            return self._single_acks()
-        flags, base = self._flags, self._base
-        tags = [
-            self.tags[line]
-            for line in range(self._mark, len(flags))
-            if flags[line] == _CONFIRMED and base + line not in self.tainted
-        ]
-        self._mark = self._head = len(flags)
-        tags += self._singles
-        self._singles = []
-        return ack_frames(self.number, tags)
+        """Acks for all that may be acked of what is confirmed and not tainted; for the end."""
+        return self._acks_of_free_lanes()
 
     def taint(self, lane: Lane, after: int | None = None) -> None:
         """Never ack what went to the lane and is pending; with `after`, what came later and is not acked."""
@@ -209,7 +201,7 @@ class Ledger:
             return b""
         if len(self._flags) - self._head > self._most_lines:
             self._cut_off_late(len(self._flags) - self._most_lines // 2)
-        return self._single_acks()
+        return self._acks_of_free_lanes()
 
     def stuck_for(self, now: float) -> float:
         """Seconds for which the oldest pending publish has been waiting at least."""
@@ -220,16 +212,40 @@ class Ledger:
     # Inside --------------------------------------------------------------------------------------------
 
     def _single_acks(self) -> bytes:
-        flags, tags = self._flags, self.tags
+        """Single acks for the lines before the first pending one."""
+        if self._late:
+            return self._acks_of_free_lanes()
+        flags, tags, head = self._flags, self.tags, self._head
         singles, self._singles = self._singles, []
-        line = flags.find(_CONFIRMED, self._mark)
+        line = flags.find(_CONFIRMED, self._mark, head)
         while line >= 0:
             flags[line] = _ACKED
             singles.append(tags[line])
-            line = flags.find(_CONFIRMED, line + 1)
-        self._mark = self._head
-        if self._head > _TRIM:
-            self._cut(self._head)
+            line = flags.find(_CONFIRMED, line + 1, head)
+        self._mark = head
+        if head > _TRIM:
+            self._cut(head)
+        return ack_frames(self.number, singles) if singles else b""
+
+    def _acks_of_free_lanes(self) -> bytes:
+        """Single acks for all confirmed lines that have no unacked one of the same lane before them."""
+        flags, lanes, base, tainted = self._flags, self.lanes, self._base, self.tainted
+        singles, self._singles = self._singles, []
+        blocked = {late.lane for late in self._late.values()}
+        left = self._head
+        for line in range(self._mark, len(flags)):
+            flag, lane = flags[line], lanes[line]
+            if flag == _ACKED:
+                continue
+            if flag == _CONFIRMED and lane not in blocked and base + line not in tainted:
+                flags[line] = _ACKED
+                singles.append(self.tags[line])
+            else:
+                blocked.add(lane)
+                left = min(left, line)
+        self._mark = left
+        if left > _TRIM:
+            self._cut(left)
         return ack_frames(self.number, singles) if singles else b""
 
     def _cut(self, lines: int) -> None:
