@@ -80,16 +80,15 @@ class Office(ABC):
         now = self._clock()
         return [effect for event in events for effect in self.coordinator.handle(event, now)]
 
-    def begin(self) -> None:
-        """Take up the state."""
-        self.perform(self.coordinator.start(self._clock(), time.time()))
+    def begin(self) -> list[ev.Effect]:
+        """Take up the state; what follows from it, to be saved and carried out like all else."""
+        return self.coordinator.start(self._clock(), time.time())
 
     def start_tasks(self, tasks: asyncio.TaskGroup) -> None:
         """Take up the state and begin to work in these tasks, which end with BrokerError.
 
         That the lease is lost has to be watched besides."""
-        self.begin()
-        for work in (self._serve(), self._take_events(), self._tick(), self._renew()):
+        for work in (self._serve(), self._take_events(self.begin()), self._tick(), self._renew()):
             tasks.create_task(work)
 
     def happened(self, event: ev.Event) -> None:
@@ -144,15 +143,16 @@ class Office(ABC):
             batch.append(self._events.get_nowait())
         return batch
 
-    async def _take_events(self) -> None:
+    async def _take_events(self, effects: list[ev.Effect]) -> None:
+        batch: list[ev.Event] = []
         while True:
-            batch = [await self._events.get(), *self.waiting()]
-            effects = self.decide(batch)
             if self._renewal_due or any(isinstance(effect, ev.Save) for effect in effects):
                 self._renewal_due = False
                 await self._lease.save(self.coordinator.state)
             self.decided(batch)
             self.perform(effects)
+            batch = [await self._events.get(), *self.waiting()]
+            effects = self.decide(batch)
 
 
 def first_error(errors: BaseExceptionGroup[BrokerError]) -> BrokerError:

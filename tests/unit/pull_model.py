@@ -163,7 +163,10 @@ class World:
                 return
             self.epoch += 1
             self.term = ModelTerm(self, decode_state(self.saved), self.epoch)
-            self.term.begin()
+            effects = self.term.begin()
+            if any(isinstance(effect, ev.Save) for effect in effects):
+                self.saved = encode_state(self.term.coordinator.state)
+            self.term.perform(effects)
         term = self.term
         while self.returns:
             whose, queue = self.returns.popleft()
