@@ -134,6 +134,11 @@ class Oracle:
             self._tokens[partition] = token
             self._owners[partition] = owner
 
+    def holds(self, messages: int, most: int) -> None:
+        """The router has so many in its hands."""
+        if messages > most:
+            self.fail("the router holds %d messages, %d are allowed", messages, most)
+
     def state_is_sound(self, state: GroupState) -> None:
         """What always holds of a state."""
         for partition, entry in enumerate(state.partitions):

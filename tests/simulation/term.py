@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from partymq.group import events as ev
@@ -12,40 +11,18 @@ from partymq.group.state import GroupState, Member, MemberState, encode_state
 from partymq.group.wire import MemberCall, Ready, Status
 from tests.simulation.broker import Broker
 from tests.simulation.instance import Instance
+from tests.simulation.management import Management
 from tests.simulation.mover import Mover
 from tests.simulation.oracle import Oracle
+from tests.simulation.proofs import Proofs
 from tests.simulation.router_core import CoreRouter
 from tests.simulation.router_model import RouterModel
 
 TICK = 0.4
 LOOK = 0.35
-DRAIN_TIMEOUT = 3.0
-IDLE_HANDOVER = 10.0
 
-
-@dataclass(slots=True)
-class Management:
-    """Whether the broker can be asked for unacked messages and bindings, and how long that takes."""
-
-    exists: bool = True
-    up: bool = True
-    slow: float = 0.0
-
-
-Counts = tuple[bool, int, int, int]
-"""Whether a queue exists, its ready and unacked messages, its consumers."""
 
 AnswerTo = Callable[[Status], None]
-
-
-@dataclass(slots=True)
-class Handover:
-    """A proof being looked for."""
-
-    number: int
-    deadline: float
-    locked: tuple[int, ...] = ()
-    over: bool = False
 
 
 class Term:
@@ -79,8 +56,7 @@ class Term:
         self._events: deque[ev.Event] = deque()
         self._answers: dict[str, AnswerTo] = {}
         self._calls: dict[str, deque[tuple[str, MemberCall, AnswerTo]]] = {}
-        self._handovers: dict[int, Handover] = {}
-        self._cancelled: set[int] = set()
+        self._proofs = Proofs(self)
         self._told: dict[str, tuple[int, MemberState, bool, bool, bool]] = {}
         """What was last said of a member's queue; only news is told, but all to one that waits for it."""
         self._moves: dict[int, ev.Move] = {}
@@ -91,7 +67,7 @@ class Term:
 
     def begin(self) -> None:
         """Take up the state."""
-        self.coordinator.sighted = self._sighted()
+        self.coordinator.sighted = self.management.sighted
         effects = self.coordinator.start(self.world.now, 1e9 + self.world.now)
         self._save_and_perform([ev.Save(), *effects])
         self._tick()
@@ -127,7 +103,7 @@ class Term:
         waiting = self._calls[hostname]
         while waiting:
             request_id, call, answer = waiting[0]
-            if isinstance(call, Ready) and call.queue is None and self._sighted():
+            if isinstance(call, Ready) and call.queue is None and self.management.sighted:
                 delay = self.world.lag() + self.management.slow
                 self.instance.timer(delay, self._ready_with_unknown_queue, request_id, call, answer)
                 return
@@ -152,6 +128,8 @@ class Term:
 
     def _tick(self) -> None:
         if not self.over:
+            # Of the source, and of a leftover.
+            self.oracle.holds(self.router.held_messages, 2 * self.router.prefetch)
             self.happened(ev.Tick())
             self.instance.timer(TICK, self._tick)
 
@@ -162,7 +140,7 @@ class Term:
             return
         count = 1 if self.world.rng.random() < 0.5 else len(self._events)
         effects: list[ev.Effect] = []
-        self.coordinator.sighted = self._sighted()
+        self.coordinator.sighted = self.management.sighted
         for _ in range(count):
             event = self._events.popleft()
             if self.world.telling and not isinstance(event, (ev.Tick, ev.Observed)):
@@ -240,16 +218,11 @@ class Term:
             case ev.Unlock(partitions):
                 router.unlock(partitions)
             case ev.Drain():
-                self._begin(effect, effect.queue, self._drained, self._idle)
+                self._proofs.drain(effect)
             case ev.Reclaim(_, hostname, queue, _, unbind):
-                begin = partial(self._begin, effect, queue, self._reclaimed, self._rested)
-                self._unbind(hostname, queue or "", unbind, begin)
+                self._unbind(hostname, queue or "", unbind, partial(self._proofs.reclaim, effect))
             case ev.Cancel(number):
-                self._cancelled.add(number)
-                handover = self._handovers.pop(number, None)
-                if handover is not None:
-                    handover.over = True
-                    router.unlock(handover.locked)
+                self._proofs.cancel(number)
             case ev.Move(number, queue, hostname, unbind):
                 self._moves[number] = effect
                 self._unbind(hostname, queue, unbind, partial(self._move, effect))
@@ -303,7 +276,7 @@ class Term:
         def unbound() -> None:
             if self.over:
                 return
-            if not self.instance.holds_lease or not self._sighted():
+            if not self.instance.holds_lease or not self.management.sighted:
                 self.instance.timer(0.1, unbound)
             elif self._may_unbind(hostname, queue):
                 self.broker.unbind(queue, member_key(hostname))
@@ -330,13 +303,10 @@ class Term:
 
     # -- looking -----------------------------------------------------------------------------------------
 
-    def _sighted(self) -> bool:
-        return self.management.exists and self.management.up
-
     def _look(self) -> None:
         if self.over:
             return
-        if self._sighted():
+        if self.management.sighted:
             for member in list(self.coordinator.state.members.values()):
                 self.instance.timer(self.world.lag(), self._look_at, member, member.incarnation)
         self.instance.timer(LOOK, self._look)
@@ -346,7 +316,7 @@ class Term:
         if member.queue is None:
             queue = self.queue_of(hostname)
             if queue is not None:
-                self._later(ev.Learned(hostname, incarnation, queue))
+                self.later(ev.Learned(hostname, incarnation, queue))
             return
         seen = self.broker.look(member.queue)
         ours = sum(mover.queue == member.queue and mover.consumer is not None for mover in self.movers)
@@ -355,16 +325,16 @@ class Term:
         news = (incarnation, member.state, seen.exists, consumers > 0, bound)
         if member.state is MemberState.SET_ASIDE or self._told.get(hostname) != news:
             self._told[hostname] = news
-            self._later(ev.Observed(hostname, incarnation, seen.exists, consumers, bound))
+            self.later(ev.Observed(hostname, incarnation, seen.exists, consumers, bound))
         other = self.queue_of(hostname, besides=member.queue)
         if other is not None and (not bound or (not consumers and self.broker.look(other).consumers)):
-            self._later(ev.Learned(hostname, incarnation, other))
+            self.later(ev.Learned(hostname, incarnation, other))
         elif not ours:
             self.router.observe(hostname, seen)
 
     def queue_of(self, hostname: str, besides: str | None = None) -> str | None:
         """The queue bound with a member's key; of several the one that is consumed, if it is the only one."""
-        if not self._sighted():
+        if not self.management.sighted:
             return None
         bound = [name for name in self.broker.bindings.get(member_key(hostname), []) if name != besides]
         if len(bound) > 1:
@@ -375,136 +345,6 @@ class Term:
         """What is bound with the key of a member whose queue is gone."""
         return self.queue_of(hostname)
 
-    def _later(self, event: ev.Event) -> None:
+    def later(self, event: ev.Event) -> None:
+        """What was seen a moment ago."""
         self.instance.timer(self.world.lag() + self.management.slow, self.happened, event)
-
-    # -- proofs ------------------------------------------------------------------------------------------
-
-    def _begin(
-        self,
-        effect: ev.Drain | ev.Reclaim,
-        queue: str | None,
-        known: Callable[..., None],
-        unknown: Callable[..., None],
-    ) -> None:
-        handover = Handover(effect.handover, self.world.now + DRAIN_TIMEOUT)
-        if effect.handover in self._cancelled or self.over:
-            return
-        self._handovers[effect.handover] = handover
-        self.instance.timer(self.world.lag(), known if queue is not None else unknown, handover, effect)
-
-    def _mark(self, hostname: str) -> tuple[int, int] | None:
-        router = self.router
-        return (router.session, router.published(hostname)) if router.settled(hostname) else None
-
-    def _drained(self, handover: Handover, drain: ev.Drain) -> None:
-        if handover.over or self.over:
-            return
-        if self.world.now >= handover.deadline:
-            self._end(handover, ev.PutOff(drain.handover))
-            return
-        assert drain.queue is not None
-        self._ask(handover, drain.hostname, drain.queue, lambda seen: self._saw_drain(handover, drain, seen))
-
-    def _saw_drain(self, handover: Handover, drain: ev.Drain, seen: Counts | None) -> None:
-        if seen is not None and seen[1] + seen[2] == 0:
-            self._end(handover, ev.Released(drain.handover))
-        else:
-            self.instance.timer(0.1, self._drained, handover, drain)
-
-    def _reclaimed(self, handover: Handover, reclaim: ev.Reclaim) -> None:
-        if handover.over or self.over:
-            return
-        assert reclaim.queue is not None
-        self._ask(
-            handover, reclaim.hostname, reclaim.queue, lambda seen: self._saw_reclaim(handover, reclaim, seen)
-        )
-
-    def _saw_reclaim(self, handover: Handover, reclaim: ev.Reclaim, seen: Counts | None) -> None:
-        if seen is not None:
-            exists, ready, unacked, consumers = seen
-            if not exists or ready + unacked == 0:
-                self._end(handover, ev.Released(reclaim.handover))
-                return
-            if consumers == 0 and unacked == 0:
-                self._end(handover, ev.Released(reclaim.handover, leftover=reclaim.queue))
-                return
-        self.instance.timer(0.1, self._reclaimed, handover, reclaim)
-
-    def _ask(
-        self,
-        handover: Handover,
-        hostname: str,
-        queue: str,
-        then: Callable[[Counts | None], None],
-    ) -> None:
-        """The queue's depth, sampled while nothing was on its way to the member."""
-        before = self._mark(hostname)
-        if before is None or not self._sighted():
-            self.instance.timer(self.world.lag(), self._answered, handover, None, then)
-            return
-        self.instance.timer(self.world.lag(), self._sample, handover, hostname, queue, before, then)
-
-    def _sample(
-        self,
-        handover: Handover,
-        hostname: str,
-        queue: str,
-        before: tuple[int, int],
-        then: Callable[[Counts | None], None],
-    ) -> None:
-        seen = self.broker.look(queue)
-        counts = (seen.exists, seen.ready, seen.unacked, seen.consumers)
-        member = self.coordinator.state.members.get(hostname)
-        if not seen.exists and member is not None and member.queue == queue:
-            other = self.successor_of(hostname)
-            if other is not None:
-                self._later(ev.Learned(hostname, member.incarnation, other))
-                counts = (True, 0, 1, 1)
-        delay = self.world.lag() + self.management.slow
-        self.instance.timer(delay, self._compare, handover, hostname, before, counts, then)
-
-    def _compare(
-        self,
-        handover: Handover,
-        hostname: str,
-        before: tuple[int, int],
-        counts: Counts,
-        then: Callable[[Counts | None], None],
-    ) -> None:
-        self._answered(handover, counts if self._mark(hostname) == before else None, then)
-
-    def _answered(
-        self,
-        handover: Handover,
-        seen: Counts | None,
-        then: Callable[[Counts | None], None],
-    ) -> None:
-        if not handover.over and not self.over:
-            then(seen)
-
-    def _idle(self, handover: Handover, drain: ev.Drain) -> None:
-        if handover.over or self.over:
-            return
-        now = self.world.now
-        idle = tuple(p for p in drain.partitions if now - self.router.idle_since(p) >= IDLE_HANDOVER)
-        if not idle:
-            self.instance.timer(0.25, self._idle, handover, drain)
-            return
-        self.router.lock(idle)
-        handover.locked = idle
-        self.happened(ev.Released(drain.handover, partitions=idle))
-
-    def _rested(self, handover: Handover, reclaim: ev.Reclaim) -> None:
-        if handover.over or self.over:
-            return
-        last = max((self.router.idle_since(p) for p in reclaim.partitions), default=0.0)
-        if self.world.now - last >= IDLE_HANDOVER:
-            self._end(handover, ev.Released(reclaim.handover))
-        else:
-            self.instance.timer(0.25, self._rested, handover, reclaim)
-
-    def _end(self, handover: Handover, event: ev.Event) -> None:
-        handover.over = True
-        self._handovers.pop(handover.number, None)
-        self.happened(event)
