@@ -77,13 +77,17 @@ class GroupInstance:
         A broker that is away does not end it. Raises ConfigError where the broker's state contradicts the
         settings.
         """
+        wrong: Exception | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._again_and_again("front", self._serve_front))
                 tasks.create_task(self._again_and_again("candidacy", self._serve_candidacy))
                 tasks.create_task(self._look_elsewhere())
         except* ConfigError as errors:
-            raise errors.exceptions[0] from None
+            wrong = errors.exceptions[0]
+        # Not raised in the handler: there, early releases of Python 3.11 wrap it in a group.
+        if wrong is not None:
+            raise wrong
 
     async def _again_and_again(self, what: str, serve: Callable[[], Awaitable[None]]) -> None:
         """Serve until cancelled; after a failure again, the later the more there were in a row."""

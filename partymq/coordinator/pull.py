@@ -115,6 +115,7 @@ class PullTerm(Office):
         """Coordinate until the lease is lost. Raises the BrokerError that ended it."""
         self._outbox = await self._connection.open_channel()
         await self._outbox.select_confirms(lambda _: None, self.returned)
+        failure: BrokerError | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 self.start_tasks(tasks)
@@ -122,7 +123,10 @@ class PullTerm(Office):
                 tasks.create_task(self._watch_lease())
                 tasks.create_task(self._watch_outbox(self._outbox))
         except* BrokerError as errors:
-            raise first_error(errors) from None
+            failure = first_error(errors)
+        # Not raised in the handler: there, early releases of Python 3.11 wrap it in a group.
+        if failure is not None:
+            raise failure
 
     def describe(self) -> dict[str, Any]:
         """Members, partitions, and who coordinates; for people."""

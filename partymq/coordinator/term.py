@@ -106,6 +106,7 @@ class Term(Office):
         """
         self._statistics.held_by_partition = self._router.held_by_partition
         router = asyncio.create_task(self._router.run(self._connection), name="router")
+        failure: BrokerError | None = None
         try:
             async with self._tasks as tasks:
                 self.start_tasks(tasks)
@@ -113,10 +114,13 @@ class Term(Office):
                 tasks.create_task(self._observer.run())
                 tasks.create_task(self._watch(router))
         except* BrokerError as errors:
-            raise first_error(errors) from None
+            failure = first_error(errors)
         finally:
             router.cancel()
             await asyncio.wait([router])
+        # Not raised in the handler: there, early releases of Python 3.11 wrap it in a group.
+        if failure is not None:
+            raise failure
 
     def submit(self, command: Command, answer: AnswerTo) -> None:
         """A command, from wherever it came; `answer` is called when it has been carried out and saved."""
