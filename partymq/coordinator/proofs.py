@@ -15,6 +15,8 @@ from partymq.group.events import Drain, PutOff, Reclaim, Released
 
 _FIRST_POLL: Final = 0.015
 _LONGEST_POLL: Final = 0.25
+_LONGEST_PAUSE: Final = 2.0
+"""Seconds between two looks at a queue for which it is taken not to have been consumed."""
 _LAG: Final = 10.5
 """Seconds after which a lagging count (quorum queues: two ticks of five seconds) is about the present."""
 
@@ -72,6 +74,8 @@ class Proofs:
         self._queue_of = queue_of
         self._moved_on = moved_on
         self._is_unbound = is_unbound
+        self._alone: dict[str, tuple[float, float]] = {}
+        """Queues without a consumer: since when, and when that was last seen; over several tries."""
 
     async def drained(self, drain: Drain) -> Released | PutOff:
         """A living member has finished, or not in time. Raises BrokerError when the broker can't be asked."""
@@ -109,7 +113,6 @@ class Proofs:
             return Released(reclaim.handover)
         rest = _Rest(self._lanes, reclaim.hostname)
         poll = _FIRST_POLL
-        alone_since: float | None = None
         while True:
             depth = await self._at_rest(rest, reclaim.queue, consumers=True)
             if depth is not None:
@@ -119,11 +122,7 @@ class Proofs:
                     return Released(reclaim.handover)
                 if depth.unacked is None and depth.ready == 0 and rest.seconds >= self._idle_handover:
                     return Released(reclaim.handover)
-                if depth.consumers != 0:
-                    alone_since = None
-                elif alone_since is None:
-                    alone_since = monotonic()
-                if alone_since is not None and self._in_nobodys_hands(depth, rest, alone_since):
+                if self._in_nobodys_hands(reclaim.queue, depth):
                     return Released(reclaim.handover, leftover=reclaim.queue if depth.ready != 0 else None)
             await asyncio.sleep(poll)
             poll = min(1.5 * poll, _LONGEST_POLL)
@@ -154,11 +153,19 @@ class Proofs:
     async def _lives_on(self, depth: QueueDepth, hostname: str, queue: str) -> bool:
         return not depth.exists and await self._moved_on(hostname, queue)
 
-    def _in_nobodys_hands(self, depth: QueueDepth, rest: "_Rest", alone_since: float) -> bool:
+    def _in_nobodys_hands(self, queue: str, depth: QueueDepth) -> bool:
+        now = monotonic()
+        self._alone = {q: seen for q, seen in self._alone.items() if now - seen[1] <= _LONGEST_PAUSE}
+        if depth.consumers != 0:
+            self._alone.pop(queue, None)
+            return False
+        since, _ = self._alone.get(queue, (now, now))
+        self._alone[queue] = since, now
+        # A consumer that was cancelled may still be at work on what it has.
         if depth.unacked is None:
-            # A consumer that was cancelled may still be at work on what it has, and can't be seen.
-            return monotonic() - alone_since >= self._idle_handover
-        return depth.unacked == 0 and not (depth.lagging and rest.seconds < _LAG)
+            return now - since >= self._idle_handover
+        # Nobody can have taken anything since, whatever else came in.
+        return depth.unacked == 0 and not (depth.lagging and now - since < _LAG)
 
     def _is_idle(self, partition: int) -> bool:
         return monotonic() - self._lanes.idle_since(partition) >= self._idle_handover

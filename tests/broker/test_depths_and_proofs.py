@@ -11,6 +11,7 @@ from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import Span
 from partymq.amqp.url import BrokerUrl
 from partymq.broker import PrivateNode
+from partymq.coordinator import proofs
 from partymq.coordinator.depths import QueueDepths
 from partymq.coordinator.management import Management
 from partymq.coordinator.proofs import Proofs
@@ -209,6 +210,26 @@ async def test_a_consumer_that_is_gone_leaves_a_leftover(setting: Setting) -> No
         proof = asyncio.create_task(setting.proofs.reclaimed(RECLAIM))
         await asyncio.sleep(0.2)
         assert not proof.done()
+    assert await proof == Released(1, leftover="q")
+
+
+async def test_what_goes_to_a_dead_members_quorum_queue_does_not_put_off_its_proof(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When no more can be held it goes there, again and again, and each time the proof is begun anew."""
+    monkeypatch.setattr(proofs, "_LAG", 2.0)
+    channel = await setting.connection.open_channel()
+    await channel.declare_queue("q", durable=True, arguments={"x-queue-type": "quorum"})
+    await channel.select_confirms()
+    async with asyncio.timeout(20):
+        while True:
+            await channel.publish("", "q", b"x")
+            setting.lanes.sent += 1
+            proof = asyncio.create_task(setting.proofs.reclaimed(RECLAIM))
+            done, _ = await asyncio.wait([proof], timeout=0.7)
+            if done:
+                break
+            proof.cancel()
     assert await proof == Released(1, leftover="q")
 
 
