@@ -12,7 +12,6 @@ from partymq.group.wire import Bind, Ready
 from tests.simulation.router_core import CoreRouter
 from tests.simulation.router_model import RouterModel, Session
 from tests.simulation.schedule import Parts
-from tests.simulation.term import Term
 
 
 class GivesAwayWithoutProof(Coordinator):
@@ -175,13 +174,6 @@ class CoreForgetsLocks(CoreRouter):
         super().assign(owners)
 
 
-class LooksAtNamesOnly(Term):
-    """Takes a queue that is gone for a proof, whatever else is bound with the member's key."""
-
-    def successor_of(self, hostname: str) -> str | None:
-        return None
-
-
 _COORDINATORS = (
     GivesAwayWithoutProof,
     DoesNotLock,
@@ -199,6 +191,5 @@ _ROUTERS = (AcksEarly, Overtakes, ForgetsPauses, DoesNotSettle, CoreForgetsPause
 MUTANTS: dict[str, Parts] = {
     **{mutant.__name__: Parts(coordinator=mutant) for mutant in _COORDINATORS},
     **{mutant.__name__: Parts(router=mutant) for mutant in _ROUTERS},
-    LooksAtNamesOnly.__name__: Parts(term=LooksAtNamesOnly),
 }
 """Each broken in one way."""

@@ -163,9 +163,11 @@ class Pod(Process):
         if not self._may_bind(self.name):
             return False
         if self._connection is None or not self._connection.open:
-            self._connection = self.broker.connect(self, self._lost)
+            connection = self._connection = self.broker.connect(self, lambda: self._lost(connection))
             if self._connection is None:
                 return False
+            self.consumer = None
+            self._buffer.clear()
             self._channel = self._connection.channel()
             if self.habits.naming == "exclusive":
                 self._name_queue()
@@ -218,8 +220,10 @@ class Pod(Process):
         self.consumer = None
         self._buffer.clear()
 
-    def _lost(self) -> None:
+    def _lost(self, connection: Connection | None) -> None:
         """It notices that its connection is gone."""
+        if connection is not self._connection:
+            return  # it has a new one already
         self.world.tell(self.name, "notices that its connection is lost")
         self.consumer = None
         self._buffer.clear()

@@ -5,8 +5,8 @@ import pytest
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import play
 
-MOST = 3000
-"""Schedules; the slowest to be found takes about 1,000, most take a few."""
+MOST = 1000
+"""Schedules; the slowest to be found takes about 130."""
 
 
 @pytest.mark.parametrize("name", MUTANTS)
