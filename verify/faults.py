@@ -51,6 +51,7 @@ class Faults:
             (self.restart_broker, 1),
             (self.memory_alarm, 2),
             (self.unbind_queue, 4),
+            (self.cut_member, 6),
             (self.delete_own_queue, 1),
             (self.hide_queues, 2),
         ]
@@ -194,10 +195,22 @@ class Faults:
         pod.signal(signal.SIGUSR2)
         return self._tell(f"{pod.name} hangs for a while")
 
+    def cut_member(self) -> bool:
+        """A member's connection to the broker breaks; it makes another one."""
+        number = self._random.randrange(_MOST_MEMBERS)
+        return self._world.members.cut_one(number) and self._tell(
+            f"connection {number} of the members is cut"
+        )
+
     def unbind_queue(self) -> bool:
-        """A member's queue loses its binding, and gets it again when that has been noticed."""
+        """A member's queue loses its binding, and gets it again when that has been noticed.
+
+        Not where an earlier one may still be bound with its key: what comes meanwhile would go there.
+        """
         pod = self._pod()
         if pod is None or not self._quiet_broker():
+            return False
+        if any(other.name == pod.name and other.queue != pod.queue for other in self._world.pods):
             return False
         binding = {"queue": pod.queue, "exchange": EXCHANGE, "routing_key": f"partymq.partition-{pod.name}"}
         self._world.ask_broker(lambda channel: channel.queue_unbind(**binding))

@@ -35,6 +35,7 @@ class Outcome:
     verdict: Verdict
     faults: dict[str, int]
     seconds: float
+    settled_after: float
     failed: list[str]
     stuck: Any = None
 
@@ -76,7 +77,9 @@ def run(plan: Plan, folder: Path, log: Callable[[str], None]) -> Outcome:
         for _ in range(_MEMBERS - sum(pod.is_well for pod in world.pods)):
             faults.join()
         counts = world.counts()
+        settling = time.monotonic()
         stuck = _settle(world, sum(counts), faults, log)
+        settled_after = time.monotonic() - settling
         works = [work for pod in world.pods for work in pod.work()]
         failed = [
             f"{server.name} ended with {server.process.status}"
@@ -84,7 +87,7 @@ def run(plan: Plan, folder: Path, log: Callable[[str], None]) -> Outcome:
             if server.process is not None and server.process.status not in (None, 0)
         ]
     verdict = check(counts, works)
-    return Outcome(verdict, faults.done, time.monotonic() - began, failed, stuck)
+    return Outcome(verdict, faults.done, time.monotonic() - began, settled_after, failed, stuck)
 
 
 def _settle(world: World, messages: int, faults: Faults, log: Callable[[str], None]) -> Any:
@@ -111,7 +114,8 @@ def summary(plan: Plan, outcome: Outcome) -> str:
     """For people."""
     verdict = outcome.verdict
     lines = [
-        f"seed {plan.seed}, {outcome.seconds:.0f} s",
+        f"seed {plan.seed}, {outcome.seconds:.0f} s; all was finished {outcome.settled_after:.0f} s after the"
+        " last fault",
         "faults: " + ", ".join(f"{name} {count}" for name, count in sorted(outcome.faults.items())),
         f"messages {verdict.messages}, handled {verdict.handled}, repeats {verdict.repeats},"
         f" members {len(verdict.by_member)}, in the hands of members held for dead {verdict.by_zombies}",

@@ -186,6 +186,7 @@ class World:
         self.node.start()
         self.broker_up = True
         self.management = TcpProxy("127.0.0.1", self.node.management_port).start()
+        self.members = TcpProxy("127.0.0.1", self.node.port).start()
         with self._connected() as connection:
             connection.channel().queue_declare(SOURCE, durable=True)
         self.node.sync_metadata()
@@ -205,6 +206,7 @@ class World:
             server.kill()
             server.proxy.close()
         self.management.close()
+        self.members.close()
         self.node.close()
 
     def serve(self, settings: dict[str, str]) -> Server:
@@ -216,7 +218,9 @@ class World:
     def join(self, name: str, *options: str) -> Pod:
         """A new process of a member."""
         urls = [server.url for server in self.servers]
-        command = member_command(name, self.node.amqp_url + "%2f?heartbeat=2", urls, *options)
+        command = member_command(
+            name, self.members.url(self.node.amqp_url) + "%2f?heartbeat=2", urls, *options
+        )
         pod = Pod(name, command, self.folder, len(self.pods))
         self.pods.append(pod)
         return pod

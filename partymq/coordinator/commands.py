@@ -17,7 +17,14 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, decode, encode_content, publish_frame
-from partymq.errors import BrokerError, ChannelClosed, ConnectionLost, NoCoordinator, ProtocolError
+from partymq.errors import (
+    BrokerError,
+    ChannelClosed,
+    ConnectionLost,
+    NoCoordinator,
+    PartyMQError,
+    ProtocolError,
+)
 from partymq.group.names import coordinator_queue
 from partymq.group.wire import (
     Assignment,
@@ -129,7 +136,8 @@ class CommandClient:
         await channel.declare_queue(self._queue, durable=True)
         await channel.declare_queue(self.control, exclusive=True, auto_delete=True)
         await channel.consume(self.control, self._delivered, no_ack=True, on_cancel=channel.shut)
-        self._connection.on_blocked(self._blocked)
+        channel.on_closed(lambda error: self._fail(ConnectionLost(f"{error}; try again")))
+        self._speaking.on_blocked(self._blocked)
         self._voice = channel if self._speaking is self._connection else await self._speaking.open_channel()
         self._channel = channel
 
@@ -178,9 +186,12 @@ class CommandClient:
     def _blocked(self, reason: str | None) -> None:
         """What was just sent may not get through before long: its callers had better ask elsewhere."""
         if reason is not None:
-            for answer in self._waiting.values():
-                if not answer.done():
-                    answer.set_exception(_taking_nothing(reason))
+            self._fail(_taking_nothing(reason))
+
+    def _fail(self, error: PartyMQError) -> None:
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(error)
 
     def _delivered(self, buf: bytes, spans: list[Span]) -> None:
         for span in spans:

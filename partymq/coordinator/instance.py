@@ -56,6 +56,8 @@ class GroupInstance:
         self._front: Connection | None = None
         self._commands: CommandClient | None = None
         self._term: Term | None = None
+        self._waiting: set[asyncio.Future[Reply]] = set()
+        """Calls that the present term has to answer."""
         self._last_known: StateMessage | None = None
         self._trouble: str | None = "starting"
         self._candidacy_trouble: str | None = None
@@ -170,6 +172,9 @@ class GroupInstance:
             await term.run()
         finally:
             self._term = None
+            for answer in tuple(self._waiting):
+                if not answer.done():
+                    answer.set_exception(NoCoordinator("the coordinator has just changed; try again"))
             self._statistics.term(lease.epoch, None)
             if management is not None:
                 await management.close()
@@ -231,6 +236,8 @@ class GroupInstance:
             if self._term.blocked is not None and not isinstance(call, Heartbeat | Describe):
                 raise NoCoordinator(f"the broker takes no messages now ({self._term.blocked}); try again")
             answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            self._waiting.add(answer)
+            answer.add_done_callback(self._waiting.discard)
             self._term.submit(Command(request_id, call), lambda reply: _answer(answer, reply))
             try:
                 async with asyncio.timeout(self._call_timeout):

@@ -77,6 +77,19 @@ async def test_the_service_ends_when_its_queue_is_deleted(connections: tuple[Con
         await client.wait_closed()
 
 
+async def test_callers_are_told_at_once_when_the_connection_is_gone(
+    connections: tuple[Connection, Connection],
+) -> None:
+    front, _ = connections
+    client = await client_on(front, timeout=30.0)
+    call = asyncio.create_task(client.call("r", Bind("pod")))
+    await asyncio.sleep(0.1)
+    front.abort()
+    with pytest.raises(ConnectionLost):
+        async with asyncio.timeout(5):
+            await call
+
+
 async def test_without_a_coordinator_the_caller_is_told_in_time_and_nothing_stays(
     vhost: Vhost, connections: tuple[Connection, Connection]
 ) -> None:
