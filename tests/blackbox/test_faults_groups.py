@@ -55,6 +55,8 @@ source_queue = "s.alone"
 [groups.priority]
 source_queue = "s.priority"
 """
+# A member that dies in the moment of the takeover is missed only when its heartbeats are.
+HEARTBEAT = 'heartbeat = { check_interval = "250ms", expires_after = "8s" }'
 NAMES = [line[8:-1] for line in GROUPS.splitlines() if line.startswith("[groups.")]
 ARGUMENTS = {
     "quorum": {"x-queue-type": "quorum"},
@@ -129,7 +131,8 @@ def groups(node, tmp_path_factory):
     """All groups, when everything has happened and every message has been handled."""
     vhost = new_vhost(node)
     folder = tmp_path_factory.mktemp("groups")
-    (folder / "groups.toml").write_text(GROUPS)
+    lines = (f"{line}\n{HEARTBEAT}" if line.startswith("[") else line for line in GROUPS.splitlines())
+    (folder / "groups.toml").write_text("\n".join(lines))
     with pika.BlockingConnection(pika.URLParameters(vhost.amqp_url)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
