@@ -40,8 +40,8 @@ def main(options: argparse.Namespace) -> int:
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             runner.run(_measure(node, results, frozenset(options.forwarder), folder))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, asyncio.CancelledError) as interruption:
+        print(f"interrupted{f': {interruption}' if interruption.args else ''}", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
         return _INTERRUPTED
     except PartyMQError as error:
@@ -58,7 +58,7 @@ def main(options: argparse.Namespace) -> int:
 async def _measure(node: PrivateNode, results: Results, forwarders: frozenset[str], folder: Path) -> None:
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel, "SIGTERM")
     began = time.monotonic()
 
     def tell(line: str) -> None:
