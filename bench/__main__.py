@@ -41,7 +41,8 @@ def main(options: argparse.Namespace) -> int:
         ):
             runner.run(_measure(node, results, frozenset(options.forwarder), folder))
     except (KeyboardInterrupt, asyncio.CancelledError) as interruption:
-        print(f"interrupted{f': {interruption}' if interruption.args else ''}", file=sys.stderr)
+        by = "SIGINT" if isinstance(interruption, KeyboardInterrupt) else interruption
+        print(f"interrupted: {by}", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
         return _INTERRUPTED
     except PartyMQError as error:
