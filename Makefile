@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 MODE ?= push
 
-.PHONY: help setup test test-fast lint format types demo serve bench chaos simulate lock hooks clean
+.PHONY: help setup test test-fast lint format types docs demo serve bench chaos simulate lock hooks clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ format: setup ## let ruff put right what it can
 
 types: setup ## mypy --strict
 	@$(BIN)/mypy
+
+docs: setup ## the documentation as a site, in build/site (ARGS=serve: look at it while it is written)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build --strict)
 
 bench: setup ## cost and speed beside other forwarders, and rebalancing: tables in bench/results
 	@$(BIN)/python -m bench $(ARGS)

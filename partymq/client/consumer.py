@@ -1,13 +1,4 @@
-"""`Consumer`: the face of the library for members.
-
-consumer = Consumer("amqp://localhost", group="orders")
-
-@consumer.handler
-async def handle(message):
-    ...
-
-consumer.run()
-"""
+"""`Consumer`: the face of the library for members."""
 
 import asyncio
 import contextlib
@@ -51,15 +42,26 @@ class Consumer:
     acknowledged when its handler has returned. Handlers and hooks run in the consumer's event loop; plain
     functions as handlers run in threads.
 
+        consumer = Consumer("amqp://localhost", group="orders")
+
+        @consumer.handler
+        async def handle(message):
+            ...
+
+        consumer.run()
+
     Args:
         url: of the broker.
         group: the group's name.
         ownership: how it becomes an owner; normally by joining the group.
-        on_assigned, on_revoked, on_lost: see `Hooks`; also as decorators.
+        on_assigned: awaited before the first message of new partitions; see `Hooks`.
+        on_revoked: awaited before partitions are handed over; see `Hooks`.
+        on_lost: called when partitions are lost; see `Hooks`.
         settings: those of `ConsumerSettings` and `MembershipSettings` by name, and those that the group must
-            have (`partitions`, `queue_type`, `ingress`, `key`); with them who comes first creates it.
+            have (of `GroupLayout`); with them who comes first creates it.
 
-    Raises ConfigError where a setting is unknown or not possible.
+    Raises:
+        ConfigError: a setting is unknown or not possible.
     """
 
     def __init__(
@@ -106,7 +108,13 @@ class Consumer:
             group = "orders"
             retry = {max_attempts = 3}
 
-        `more`: arguments that the file does not have, or that count more than the file's. Raises ConfigError.
+        Args:
+            path: of the file.
+            section: the table's name.
+            more: arguments that the file does not have, or that count more than the file's.
+
+        Raises:
+            ConfigError: it can't be read, or a setting is unknown or not possible.
         """
         try:
             with open(path, "rb") as file:
@@ -130,7 +138,11 @@ class Consumer:
 
     def handler(self, function: _FunctionT) -> _FunctionT:
         """Decorator: this function handles the messages: `handle(message)`, or `handle(message, body: Type)`
-        to have the body decoded. Raises ConfigError where there is one already."""
+        to have the body decoded.
+
+        Raises:
+            ConfigError: there is a handler already.
+        """
         if self._function is not None and self._function is not function:
             raise ConfigError(f"group {self.group}: the consumer has a handler already: {self._function!r}")
         self._function = function
@@ -178,6 +190,9 @@ class Consumer:
         """Consumes until SIGTERM or SIGINT, then stops in good order (a second one cuts that short).
 
         Blocks; makes an event loop of its own. Raises what `serve` raises.
+
+        Args:
+            handle: the handler, where none was given by `handler`.
         """
         import uvloop
 
@@ -187,8 +202,16 @@ class Consumer:
     async def serve(self, handle: Handle | None = None) -> None:
         """Consumes until `stop` is called. For programs that have an event loop already.
 
-        Raises HandlerFailed when a handler has failed for good and `on_failure` is `stop`, ConfigError, and
-        LoginRefused. When it is cancelled it stops in good order first.
+        When it is cancelled it stops in good order first. `async with consumer:` does the same in the
+        background, and stops at the end of the block.
+
+        Args:
+            handle: the handler, where none was given by `handler`.
+
+        Raises:
+            HandlerFailed: a handler has failed for good, and `on_failure` is `stop`.
+            ConfigError: there is no handler, or the group has other settings.
+            LoginRefused: the broker does not let us in.
         """
         self._start(handle)
         await self.wait()

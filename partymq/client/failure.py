@@ -31,10 +31,13 @@ class RetryPolicy:
 
     Attributes:
         max_attempts: times it is handled by one member at most; 1 = never again.
-        first_delay, max_delay: seconds.
-        jitter: 0 to 1.
+        first_delay: seconds after the first failure.
+        factor: by which each pause is longer than the one before.
+        max_delay: seconds at most.
+        jitter: share of a pause that is left to chance, 0 to 1.
 
-    Raises ConfigError where one of them is not possible.
+    Raises:
+        ConfigError: one of them is not possible.
     """
 
     max_attempts: int = 5

@@ -15,12 +15,14 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Hooks:
-    """Attributes:
-    assigned: awaited before the first message of these partitions is handled; what it raises stops the
-        consumer, as handlers may rely on it.
-    revoked: awaited when their handlers have ended, before the next owner gets them; what it raises is
-        logged, and they are handed over nevertheless.
-    lost: called when they are not ours any more all of a sudden; what it raises is logged.
+    """What is called when partitions come and go.
+
+    Attributes:
+        assigned: awaited before the first message of these partitions is handled; what it raises stops the
+            consumer, as handlers may rely on it.
+        revoked: awaited when their handlers have ended, before the next owner gets them; what it raises is
+            logged, and they are handed over nevertheless.
+        lost: called when they are not ours any more all of a sudden; what it raises is logged.
     """
 
     assigned: Hook | None = None

@@ -120,7 +120,8 @@ class Message:
     def properties(self) -> Basic.Properties:
         """Its AMQP properties (content_type, message_id, timestamp …).
 
-        Raises ProtocolError where they can't be decoded.
+        Raises:
+            ProtocolError: they can't be decoded.
         """
         if self._properties is None:
             self._properties = content.properties_of(self._raw.data, self._raw.header_at)
@@ -128,7 +129,11 @@ class Message:
 
     @property
     def headers(self) -> dict[str, Any]:
-        """Its headers, empty where it has none. Raises ProtocolError where they can't be decoded."""
+        """Its headers, empty where it has none.
+
+        Raises:
+            ProtocolError: they can't be decoded.
+        """
         return self.properties.headers or {}
 
     @property
@@ -157,5 +162,9 @@ class Message:
         return self._raw
 
     def json(self) -> Any:
-        """Its body, decoded from JSON. Raises msgspec.DecodeError where it is none."""
+        """Its body, decoded from JSON.
+
+        Raises:
+            msgspec.DecodeError: it is none.
+        """
         return _FROM_JSON(self.body)

@@ -1,8 +1,5 @@
 """`Publisher`: the face of the library for whoever puts messages into a group.
 
-async with Publisher("amqp://localhost", group="orders") as publisher:
-    await publisher.publish({"amount": 7}, key="customer-42")
-
 It computes the partition of a message from its key, and publishes to the partition's queue with a confirm.
 All that is put in one turn of the event loop goes out in one write.
 """
@@ -58,7 +55,14 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message for `publish_many`; see `Publisher.publish`."""
+    """A message for `publish_many`.
+
+    Attributes:
+        body: as in `Publisher.publish`, and so the others.
+        key: what it is ordered by.
+        headers: its own.
+        properties: its own.
+    """
 
     body: Any
     key: Key | None = None
@@ -75,15 +79,20 @@ class Publisher:
     Messages are sent in the order of the calls, and those of one key are queued in that order. What was not
     confirmed when the connection was lost is sent again, in order: then the broker may have some of it twice.
 
+        async with Publisher("amqp://localhost", group="orders") as publisher:
+            await publisher.publish({"amount": 7}, key="customer-42")
+
     Args:
         url: of the broker.
         group: the group's name; it is created where it is not there.
         timeout: seconds within which a message has to be confirmed, lost connections included.
-        max_in_flight, max_in_flight_bytes: sent and not confirmed at most; the rest waits here.
-        partitions, queue_type, ingress, key: settings that the group must have; see `GroupLayout`. `key`
-            may be written `header:NAME` or `routing_key`.
+        max_in_flight: messages sent and not confirmed at most; the rest waits here.
+        max_in_flight_bytes: the same in bytes.
+        wish: settings that the group must have, by name; see `GroupLayout`. `key` may be written
+            `header:NAME` or `routing_key`.
 
-    Raises ConfigError where a setting is not possible.
+    Raises:
+        ConfigError: a setting is not possible.
     """
 
     def __init__(
@@ -131,10 +140,12 @@ class Publisher:
     # Life -----------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connects, and learns the group's layout.
+        """Connects, and learns the group's layout. The first connection is not tried again.
 
-        Raises ConfigError (the group has other settings than wished), LoginRefused, and other BrokerErrors:
-        the first connection is not tried again.
+        Raises:
+            ConfigError: the group has other settings than wished.
+            LoginRefused: the broker does not let us in.
+            BrokerError: it can't be reached, or does not do what is asked.
         """
         self._clock = asyncio.get_running_loop().time
         channel = await self._connect()
@@ -176,15 +187,23 @@ class Publisher:
     ) -> None:
         """Publishes a message; returns when the broker has taken it over.
 
+        Who is cancelled meanwhile does not know whether the broker has it.
+
         Args:
             body: bytes as they are, a text in UTF-8, anything else as JSON.
             key: what it is ordered by. Without one it goes to any partition, and is ordered by nothing.
-            headers, properties: its own; persistent, with the content type of the body, where they say
-                nothing else.
+            headers: its own.
+            properties: its own; persistent, with the content type of the body, where they say nothing else.
 
-        Raises CallTimeout (with the reason: not connected, or publishers blocked) and ConnectionLost
-        (closed): then it is not known whether the broker has it. Nacked, Unroutable and ChannelClosed: it has
-        not. TypeError and ValueError where it can't be encoded. Who is cancelled does not know either.
+        Raises:
+            CallTimeout: not confirmed in time; the text says whether there is no connection, or publishers
+                are blocked. It is not known whether the broker has it.
+            ConnectionLost: the publisher was closed. It is not known whether the broker has it.
+            Nacked: the broker has refused it.
+            Unroutable: its queue is gone for good; the broker has not got it.
+            ChannelClosed: the broker took offence at it, and has not got it.
+            TypeError: it can't be encoded.
+            ValueError: it can't be encoded.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._put(body, key, headers, properties, future, None)
@@ -199,6 +218,9 @@ class Publisher:
         Takes only as many from the iterable as may be in flight. Returns when all are confirmed; raises the
         first error, as `publish` does, when all are settled. What raises in the iterable ends it: what is
         sent is sent then, the rest is not.
+
+        Args:
+            messages: an iterable, async or not.
         """
         batch = Batch()
         try:
@@ -233,7 +255,11 @@ class Publisher:
 
     @property
     def layout(self) -> GroupLayout:
-        """The group's layout, as last learnt. RuntimeError before `open`."""
+        """The group's layout, as last learnt.
+
+        Raises:
+            RuntimeError: it was never open.
+        """
         if self._layout is None:
             raise RuntimeError("the publisher was never open")
         return self._layout

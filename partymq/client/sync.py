@@ -1,8 +1,4 @@
-"""`SyncPublisher`: a `Publisher` for scripts and programs without an event loop; it has a thread of its own.
-
-with SyncPublisher("amqp://localhost", group="orders") as publisher:
-    publisher.publish({"amount": 7}, key="customer-42")
-"""
+"""`SyncPublisher`: a `Publisher` for programs without an event loop; it has a thread of its own."""
 
 import asyncio
 import threading
@@ -22,10 +18,18 @@ _CHUNK: Final = 5_000
 
 
 class SyncPublisher:
-    """See `Publisher` for its settings, its promises and what it raises. May be used by several threads.
+    """A `Publisher` for scripts and programs without an event loop. May be used by several threads.
 
     Every call blocks. One after the other, `publish` takes a round trip to the broker for each message:
     `publish_many` is a hundred times faster.
+
+        with SyncPublisher("amqp://localhost", group="orders") as publisher:
+            publisher.publish({"amount": 7}, key="customer-42")
+
+    Args:
+        url: of the broker.
+        group: the group's name.
+        settings: all others of `Publisher`, which says what is promised and what is raised.
     """
 
     def __init__(self, url: str | BrokerUrl, *, group: str = DEFAULT_GROUP, **settings: Any) -> None:
