@@ -1,4 +1,4 @@
-"""`partymq dev`: a private broker and a server to play with, until Ctrl-C."""
+"""`partymq dev`: a private broker and a server to play with, or the broker alone, until Ctrl-C."""
 
 import shlex
 import sys
@@ -19,6 +19,13 @@ from partymq.demo.ways import PartyMQ
 
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
+_PLUGINS = ("rabbitmq_management", "rabbitmq_consistent_hash_exchange")
+_BROKER = Template("""
+A broker is running.  Ctrl-C ends it.
+
+  AMQP         $amqp
+  management   $management   (guest, guest)
+""")
 _GUIDE = Template("""
 PartyMQ is running.  Ctrl-C ends everything.
 
@@ -70,7 +77,7 @@ def run_dev(console: Console, *, http_port: int | None, amqp_port: int | None, d
         folder = Path(temporary)
         try:
             console.print("starting a private broker")
-            with PrivateNode(data_dir, port=amqp_port) as node:
+            with PrivateNode(data_dir, port=amqp_port, plugins=_PLUGINS) as node:
                 way = PartyMQ(
                     Broker(node.amqp_url, node.management_url), Plan(expires_after=15.0), folder, http_port
                 )
@@ -90,6 +97,23 @@ def run_dev(console: Console, *, http_port: int | None, amqp_port: int | None, d
         return 1
 
 
+def run_broker(console: Console, *, amqp_port: int | None, data_dir: Path | None) -> int:
+    """The broker alone, until interrupted; see `run_dev`."""
+    with termination_interrupts():
+        try:
+            console.print("starting a private broker")
+            with PrivateNode(data_dir, port=amqp_port, plugins=_PLUGINS) as node:
+                text = _BROKER.substitute(amqp=node.amqp_url, management=_management(node))
+                console.print(text, highlight=False, markup=False, soft_wrap=True)
+                while node.running:
+                    time.sleep(_LOOK_SECONDS)
+        except KeyboardInterrupt:
+            console.print("\nended: the broker and its data" if data_dir is None else "\nended")
+            return 0
+        console.print("the broker ended by itself", style="red")
+        return 1
+
+
 def guide(node: PrivateNode, way: PartyMQ, folder: Path) -> str:
     """How to use what runs."""
     worker = [sys.executable, str(OUTSIDER / "worker.py"), "--show", "--work-ms=50", "--heartbeat-s=3"]
@@ -99,12 +123,16 @@ def guide(node: PrivateNode, way: PartyMQ, folder: Path) -> str:
     return _GUIDE.substitute(
         api=way.url,
         amqp=node.amqp_url,
-        management=f"http://127.0.0.1:{node.management_port}",
+        management=_management(node),
         exchange=EXCHANGE,
         queue=SOURCE_QUEUE,
         worker=shlex.join(worker),
         publisher=shlex.join(publisher),
     )
+
+
+def _management(node: PrivateNode) -> str:
+    return f"http://127.0.0.1:{node.management_port}"
 
 
 def _wait(way: PartyMQ) -> None:
