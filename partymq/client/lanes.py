@@ -154,6 +154,11 @@ class Lanes:
         """Keys that have items."""
         return len(self._lanes)
 
+    @property
+    def startable(self) -> bool:
+        """Whether `start` may have an item."""
+        return bool(self._ready) and self.running < self.limit
+
     def add(self, item: Item) -> None:
         """Takes a new delivery; its tag is higher than all of its stream before."""
         stream = item.stream

@@ -1,10 +1,17 @@
-"""Runs the handlers: a task a message, as the lanes allow, and settles each message by how its handler ended.
+"""Runs the handlers, as the lanes allow, and settles each message by how its handler ended.
 
 Everything happens in one event loop. A message is acknowledged only when it is settled for good: handled, or
 safe in another queue.
+
+Tasks. A task handles one message after the other, so that handlers that never wait do not cost one each.
+Whenever a task is about to call a handler, which may wait, and there is more that could be started, another
+task is on its way: so there are soon as many as the lanes have places where handlers wait, and one that finds
+nothing to do where they do not. Each handler sees the context (`contextvars`) that the consumer was started
+in, nothing of what the message before it has set there: a task whose context was changed is not used again.
 """
 
 import asyncio
+import contextvars
 import random
 import sys
 from collections.abc import Callable
@@ -24,6 +31,8 @@ from partymq.errors import BrokerError, HandlerFailed, Undecodable
 
 _PUT_AWAY_AGAIN: Final = 1.0
 """Seconds until a message that could not be put away is tried again."""
+_TURN: Final = 64
+"""Messages that one task handles at most: then everything else in the event loop has its turn."""
 
 _log = structlog.get_logger(__name__)
 
@@ -59,15 +68,17 @@ class Runner:
         self._settings = settings
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_its_way = False
         self._dirty: list[Partition] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def pump(self) -> None:
         """Starts what may be started."""
-        start, create_task, run = self.lanes.start, self._loop.create_task, self._run
-        while (item := start()) is not None:
-            # Kept by the loop until it has begun, and by its item (`run`) from then on.
-            create_task(run(item))
+        if not self._on_its_way and self.lanes.startable:
+            self._on_its_way = True
+            self._tasks.add(self._loop.create_task(self._work(), context=self._context.copy()))
 
     def lose(self, partition: Partition) -> None:
         """A partition is not ours any more: its handlers are cancelled (those in threads can't be)."""
@@ -76,21 +87,40 @@ class Runner:
                 item.run.cancel()
         self.pump()
 
-    # One message ----------------------------------------------------------------------------------
+    # One message after the other ------------------------------------------------------------------
 
-    async def _run(self, item: Item) -> None:
-        partition: Partition = item.stream.owner
-        lost = partition.lost
-        item.run = asyncio.current_task()
+    async def _work(self) -> None:
+        self._on_its_way = False
+        task = asyncio.current_task()
+        assert task is not None
+        context = contextvars.copy_context()
+        start, cancelled, handle = self.lanes.start, task.cancelling, self._handle
         try:
-            if lost.is_set():
-                self.lanes.leave(item)
-                return
-            owned = partition.owned
+            for _ in range(_TURN):
+                item = start()
+                if item is None:
+                    break
+                if not self._on_its_way:
+                    self.pump()
+                item.run = task
+                await handle(item)
+                # Equal contexts are the same object inside, so this is cheap.
+                if cancelled() or contextvars.copy_context() != context:
+                    break
+        finally:
+            self._tasks.discard(task)
+            # So that what is raised is reported at once: its traceback would keep the task.
+            del task, cancelled
+            self.pump()
+
+    async def _handle(self, item: Item) -> None:
+        partition: Partition = item.stream.owner
+        try:
             if item.stream is partition.side:
                 await self._release(partition, item)
                 return
-            message = Message(item.payload, item.key, owned.number, owned.token, item.attempt, lost)
+            owned = partition.owned
+            message = Message(item.payload, item.key, owned.number, owned.token, item.attempt, partition.lost)
             if self.parking and item.key in self.parking:
                 await self._put_away(partition, item, message, "parked", None)
                 return
@@ -109,7 +139,6 @@ class Runner:
                 self._unsettled(item)
             item.run = None
             partition.ended()
-            self.pump()
 
     def _done(self, partition: Partition, item: Item) -> None:
         self.lanes.finish(item)

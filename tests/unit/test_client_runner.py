@@ -1,6 +1,8 @@
 """The runner with a broker that is only played: what is settled when, and what is not."""
 
 import asyncio
+import contextvars
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,6 +167,93 @@ async def test_a_handler_that_cancels_itself_has_failed():
     assert attempts == [1, 2]
     assert "CancelledError" in str(world.fatal[0])
     assert world.acked.calls == []
+
+
+async def test_messages_that_wait_are_handled_at_the_same_time_as_many_as_are_allowed():
+    go_on = asyncio.Event()
+    begun: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        begun.append(message.body)
+        await go_on.wait()
+
+    world = World(handle, concurrency=5)
+    world.deliver(*"abcdefgh")
+    await until(lambda: len(begun) == 5)
+    world.runner.pump()
+    await asyncio.sleep(0.01)
+    assert begun == [b"a", b"b", b"c", b"d", b"e"]
+    go_on.set()
+    await until(lambda: world.runner.handled == 8)
+
+
+async def test_messages_that_come_while_others_wait_are_handled_all_the_same():
+    go_on = asyncio.Event()
+
+    async def handle(message: Message) -> None:
+        if message.body != b"quick":
+            await go_on.wait()
+
+    world = World(handle)
+    world.deliver("slow", "slower")
+    await until(lambda: world.runner.lanes.running == 2)
+    for tag in range(3, 6):
+        world.runner.lanes.add(
+            Item(world.partition.stream, tag, str(tag).encode(), raw_message(b"quick").raw)
+        )
+    world.runner.pump()
+    await until(lambda: world.runner.handled == 3)
+    go_on.set()
+    await until(lambda: world.runner.handled == 5)
+
+
+async def test_handlers_that_never_wait_let_others_have_their_turn():
+    handled_at_turn: list[int] = []
+
+    async def handle(message: Message) -> None: ...
+
+    world = World(handle, prefetch_per_partition=1000)
+    world.deliver(*(str(number) for number in range(500)))
+    while world.runner.handled < 500:
+        handled_at_turn.append(world.runner.handled)
+        await asyncio.sleep(0)
+    assert max(after - before for before, after in itertools.pairwise(handled_at_turn)) <= 100
+    assert len(handled_at_turn) >= 5
+
+
+async def test_a_handler_sees_nothing_that_the_one_before_has_set_in_its_context():
+    mark: contextvars.ContextVar[str] = contextvars.ContextVar("mark", default="consumer's")
+    seen: list[str] = []
+
+    async def handle(message: Message) -> None:
+        seen.append(mark.get())
+        mark.set(message.body.decode())
+        if message.body == b"b":
+            await asyncio.sleep(0)
+
+    world = World(handle)
+    world.deliver("a", "a", "b", "b", "c")
+    await until(lambda: world.runner.handled == 5)
+    assert seen == ["consumer's"] * 5
+
+
+async def test_what_is_cancelled_with_its_partition_does_not_keep_others_from_being_handled():
+    async def handle(message: Message) -> None:
+        if message.body == b"stuck":
+            await asyncio.sleep(10)
+
+    world = World(handle, concurrency=1)
+    other = Partition(
+        Owned(4, "q.4", 7), world.runner.lanes, HeaderKey("k"), 100, world.runner.pump, lambda *_: None
+    )
+    other._channel = Acked()  # type: ignore[assignment]
+    world.deliver("stuck")
+    await until(lambda: world.runner.lanes.running == 1)
+    for tag in (1, 2):
+        world.runner.lanes.add(Item(other.stream, tag, str(tag).encode(), raw_message(b"fine").raw))
+    world.runner.lose(world.partition)
+    await until(lambda: world.runner.handled == 2)
+    assert world.runner.retried == 0
 
 
 async def test_an_exit_from_a_handler_stops_the_consumer_and_leaves_its_message():
