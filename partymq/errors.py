@@ -1,35 +1,37 @@
 """Every error PartyMQ raises, as one tree.
 
-PartyMQError
-├── ConfigError            a setting is wrong; names the setting, the value, what is allowed
-├── BrokerError            something between us and RabbitMQ
-│   ├── ConnectionLost     the connection is gone (closed, cut, timed out, refused)
-│   │   └── LoginRefused   the broker is there but does not let us in: credentials, virtual host
-│   ├── ChannelClosed      the broker closed one channel, with its code and text
-│   ├── CallTimeout        an answer did not come in time
-│   ├── Unroutable         a published message came back: no queue is bound for it
-│   ├── Nacked             the broker did not take over a published message
-│   ├── ManagementUnavailable   the management API does not answer as hoped
-│   ├── LeaseLost          this instance is not the coordinator any more
-│   ├── ProtocolError      bytes that are not AMQP 0-9-1, or not allowed here
-│   └── NodeError          a private node could not be started, stopped or asked
-│       └── BrokerNotInstalled   there is no rabbitmq-server on this machine
-├── GroupError             a call that the group's state does not allow
-│   ├── AlreadyPending     bind while the hostname's bind waits for ready
-│   ├── NotBound           ready without bind
-│   ├── AlreadyReady       ready twice
-│   ├── UnknownMember      no member of that name (any more)
-│   ├── InvalidHostname    not a usable member name
-│   ├── UnknownGroup       no group of that name
-│   ├── GroupFull          no room for another member
-│   └── NoCoordinator      nobody answered in time; try again
-├── HandlerFailed          a handler failed for good, and the consumer was to stop then
-├── Undecodable            a message's body is not of the type that its handler asks for
-├── ListenError            the HTTP API cannot listen on its address
-└── RequestError           an HTTP request that is not taken
-    ├── BodyTooLarge       its body is over the limit
-    ├── BodyTooSlow        its body did not come in time
-    └── InvalidBody        its body is not what it should be
+    PartyMQError
+    ├── ConfigError            a setting is wrong; names the setting, the value, what is allowed
+    ├── BrokerError            something between us and RabbitMQ
+    │   ├── ConnectionLost     the connection is gone (closed, cut, timed out, refused)
+    │   │   └── LoginRefused   the broker is there but does not let us in: credentials, virtual host
+    │   ├── ChannelClosed      the broker closed one channel, with its code and text
+    │   ├── CallTimeout        an answer did not come in time
+    │   ├── Unroutable         a published message came back: no queue is bound for it
+    │   ├── Nacked             the broker did not take over a published message
+    │   ├── ManagementUnavailable   the management API does not answer as hoped
+    │   ├── LeaseLost          this instance is not the coordinator any more
+    │   ├── ProtocolError      bytes that are not AMQP 0-9-1, or not allowed here
+    │   └── NodeError          a private node could not be started, stopped or asked
+    │       └── BrokerNotInstalled   there is no rabbitmq-server on this machine
+    ├── GroupError             a call that the group's state does not allow
+    │   ├── AlreadyPending     bind while the hostname's bind waits for ready
+    │   ├── NotBound           ready without bind
+    │   ├── AlreadyReady       ready twice
+    │   ├── UnknownMember      no member of that name (any more)
+    │   ├── InvalidHostname    not a usable member name
+    │   ├── UnknownGroup       no group of that name
+    │   ├── GroupFull          no room for another member
+    │   └── NoCoordinator      nobody answered in time; try again
+    ├── HandlerFailed          a handler failed for good, and the consumer was to stop then
+    ├── Undecodable            a message's body is not of the type that its handler asks for
+    ├── ListenError            the HTTP API cannot listen on its address
+    └── RequestError           an HTTP request that is not taken
+        ├── BodyTooLarge       its body is over the limit
+        ├── BodyTooSlow        its body did not come in time
+        └── InvalidBody        its body is not what it should be
+
+The text of each says what was tried, what was found, and what to do.
 """
 
 
