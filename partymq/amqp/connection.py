@@ -6,7 +6,8 @@ connection at once, with that exception as the error's cause: what is not settle
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from pamqp import base
@@ -143,6 +144,15 @@ class Connection:
     def write(self, data: bytes) -> None:
         """Sends whole frames; without effect once the connection is gone."""
         self._transport.write(data)
+
+    @contextmanager
+    def one_write(self) -> Iterator[None]:
+        """What is written in this block is sent at its end, in one system call. Not to be awaited in."""
+        self._transport.cork()
+        try:
+            yield
+        finally:
+            self._transport.uncork()
 
     def pause_reading(self, reason: str) -> None:
         """Takes nothing from the broker until every reason to pause is taken back; missed heartbeats do

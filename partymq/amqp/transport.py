@@ -51,6 +51,7 @@ class Transport(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._closed = self._loop.create_future()
         self._why: BrokerError | None = None
+        self._kept: list[bytes] | None = None
         self._paused: set[str] = set()
         self._coalesce = coalesce
         self._window_start = 0.0
@@ -100,8 +101,21 @@ class Transport(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Sends, or keeps to be sent; without effect once the connection is gone."""
         self._wrote = True
-        if self._transport is not None and self._why is None:
+        if self._kept is not None:
+            self._kept.append(data)
+        elif self._transport is not None and self._why is None:
             self._transport.write(data)
+
+    def cork(self) -> None:
+        """Keeps what is written until `uncork`: each write by itself would be a system call."""
+        if self._kept is None:
+            self._kept = []
+
+    def uncork(self) -> None:
+        """Sends what was kept."""
+        kept, self._kept = self._kept, None
+        if kept:
+            self.write(b"".join(kept))
 
     @property
     def bytes_waiting(self) -> int:

@@ -63,7 +63,7 @@ class Holdings:
         """See `Owner`. Raises what the hook raises, too."""
         if self._connection is not gain.connection:
             self.lost(BrokerError("another connection has taken its place"))
-            self._connection = gain.connection
+            self._connection = self._runner.connection = gain.connection
             outlet = self._runner.outlet = Outlet(gain.connection, self._group)
             parking = self._runner.parking = Parking(gain.connection, self._group, outlet)
             self._watching = self._task(self._watch(parking))
@@ -105,7 +105,7 @@ class Holdings:
         for task in self._opening.values():
             task.cancel()
         self._opening.clear()
-        self._connection = self._runner.outlet = self._runner.parking = None
+        self._connection = self._runner.connection = self._runner.outlet = self._runner.parking = None
         if self._watching is not None:
             self._watching.cancel()
         partitions, self._partitions = self._partitions, {}

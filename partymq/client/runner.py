@@ -15,10 +15,12 @@ import contextvars
 import random
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Final
 
 import structlog
 
+from partymq.amqp.connection import Connection
 from partymq.client.failure import describe, failure_headers
 from partymq.client.handlers import Handler
 from partymq.client.lanes import Item, Lanes, State
@@ -42,6 +44,7 @@ class Runner:
 
     Attributes:
         lanes: its messages.
+        connection: that the partitions are consumed on; None without one.
         outlet: where messages go that are given up; None without a connection.
         parking: keys that are not handled now; None without a connection.
         handled, failed, retried: counts since the start; `failed` counts what was given up.
@@ -59,6 +62,7 @@ class Runner:
         on_fatal: Callable[[HandlerFailed], None],
     ) -> None:
         self.lanes = Lanes(settings.threads if handler.in_threads else settings.concurrency)
+        self.connection: Connection | None = None
         self.outlet: Outlet | None = None
         self.parking: Parking | None = None
         self.handled = self.failed = self.retried = 0
@@ -73,6 +77,7 @@ class Runner:
         self._on_its_way = False
         self._dirty: list[Partition] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._hurrying = False
 
     def pump(self) -> None:
         """Starts what may be started."""
@@ -147,17 +152,22 @@ class Runner:
             partition.dirty = True
             self._dirty.append(partition)
             if self._timer is None:
-                self._timer = self._loop.call_later(self._settings.ack_interval, self._flush)
-        if partition.pending * 2 >= partition.prefetch:
-            partition.flush()
+                self._timer = self._loop.call_later(self._settings.ack_interval, self._tick)
+        if partition.pending * 2 >= partition.prefetch and not self._hurrying:
+            self._hurrying = True
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._hurrying = False
         dirty, self._dirty = self._dirty, []
-        for partition in dirty:
-            partition.dirty = partition.flush()
-            if partition.dirty:
-                self._dirty.append(partition)
+        with self.connection.one_write() if self.connection is not None else nullcontext():
+            for partition in dirty:
+                partition.dirty = partition.flush()
+                if partition.dirty:
+                    self._dirty.append(partition)
         if self._dirty:
             self._timer = self._loop.call_later(self._settings.ack_interval, self._flush)
 

@@ -1,4 +1,4 @@
-"""When reads are put together, and when not: with a clock of its own."""
+"""When reads and writes are put together, and when not: with a clock of its own."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,6 +32,10 @@ class Socket(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.paused = False
+        self.writes: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        self.writes.append(bytes(data))
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
@@ -107,3 +111,17 @@ async def test_the_pause_of_somebody_else_outlasts_ours() -> None:
     assert socket.paused
     transport.resume_reading("held messages")
     assert not socket.paused
+
+
+async def test_what_is_written_while_corked_is_sent_at_once_in_order() -> None:
+    transport, socket, _ = reading(0.0)
+    transport.write(b"before")
+    transport.cork()
+    transport.write(b"one,")
+    transport.write(b"two")
+    assert socket.writes == [b"before"]
+    transport.uncork()
+    transport.cork()
+    transport.uncork()
+    transport.write(b"after")
+    assert socket.writes == [b"before", b"one,two", b"after"]
