@@ -152,7 +152,7 @@ class Runner:
             partition.dirty = True
             self._dirty.append(partition)
             if self._timer is None:
-                self._timer = self._loop.call_later(self._settings.ack_interval, self._tick)
+                self._timer = self._loop.call_later(self._settings.ack_interval, self._flush)
         if partition.pending * 2 >= partition.prefetch and not self._hurrying:
             self._hurrying = True
             self._loop.call_soon(self._flush)
