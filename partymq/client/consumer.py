@@ -167,6 +167,11 @@ class Consumer:
     # State ----------------------------------------------------------------------------------------
 
     @property
+    def function(self) -> Handle | None:
+        """The handler, as it was given; None where there is none yet."""
+        return self._function
+
+    @property
     def partitions(self) -> list[int]:
         """The partitions that are ours now."""
         return self._holdings.numbers if self._holdings is not None else []
