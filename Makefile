@@ -6,10 +6,10 @@ PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 MODE ?= push
 
-.PHONY: help setup test test-fast lint format types docs demo serve bench chaos simulate lock hooks clean
+.PHONY: help setup test test-fast lint format types docs demo serve bench bench-consume bench-publish chaos simulate lock hooks clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## get what the other commands need: Debian's RabbitMQ, a virtual environment, the locked packages
 	@scripts/setup
@@ -43,6 +43,12 @@ docs: setup ## the documentation as a site, in build/site (ARGS=serve: look at i
 
 bench: setup ## cost and speed beside other forwarders, and rebalancing: tables in bench/results
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-consume: setup ## pull groups beside plain consumers: cost, throughput, joining, dying; tables in bench/results
+	@$(BIN)/python -m bench.pull $(ARGS)
+
+bench-publish: setup ## the publisher of pull groups beside aio-pika's
+	@$(BIN)/python -m bench.pull --only publish $(ARGS)
 
 chaos: setup ## faults at random against real processes and a real broker (ARGS='--seconds=600 --seed=N')
 	@$(BIN)/python -m verify $(ARGS)

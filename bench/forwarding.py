@@ -66,7 +66,7 @@ async def measure(
 
     Raises InvalidRun where one did not do its job.
     """
-    stock = Stock(SOURCE, plan.keys)
+    stock = Stock(lambda _key: SOURCE, plan.keys)
     chosen = [one for one in CANDIDATES if not only or one.name in only]
     runs = []
     for number in range(plan.repeat):

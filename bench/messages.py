@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pamqp.commands import Basic
 
@@ -58,10 +58,10 @@ def small_message(queue: str, key: str) -> bytes:
 
 
 class Stock:
-    """Messages of `count` distinct keys to a queue, encoded once."""
+    """Messages of `count` distinct keys, each to the queue that `queue_of` its key names, encoded once."""
 
-    def __init__(self, queue: str, count: int) -> None:
-        self._messages = [message(queue, key) for key in keys(count)]
+    def __init__(self, queue_of: Callable[[str], str], count: int) -> None:
+        self._messages = [message(queue_of(key), key) for key in keys(count)]
 
     def chunks(self, total: int) -> Iterator[bytes]:
         """`total` messages in writes of some hundred, key after key, over and over."""

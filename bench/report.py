@@ -7,13 +7,14 @@ from bench.forwarding import Run
 from bench.latency import Latency, percentile
 from bench.rebalance import Join, Kill
 from bench.results import Results
-from bench.targets import verdicts
+from bench.tables import head, table
+from bench.targets import TITLES, verdicts
 
 
 def markdown(results: Results) -> str:
     """All tables, those of parts that were not measured left out."""
     sections = [
-        _head(results),
+        head("Benchmark", results.plan.quick, results.facts, results.invalid, results.seconds),
         _targets(results),
         _forwarding(results),
         _latency(results),
@@ -23,24 +24,10 @@ def markdown(results: Results) -> str:
     return "\n".join(line for section in sections for line in section) + "\n"
 
 
-def _head(results: Results) -> Iterator[str]:
-    yield "# Benchmark" + (" (quick: only shows that it runs)" if results.plan.quick else "")
-    yield ""
-    for name, value in results.facts.items():
-        yield f"- {name}: {value}"
-    yield f"- took {results.seconds / 60:.0f} min"
-    for part, why in results.invalid.items():
-        yield f"- **{part} is not valid**: {why.splitlines()[0]}"
-    yield ""
-
-
 def _targets(results: Results) -> Iterator[str]:
     yield "## Targets"
     yield ""
-    rows = [
-        (one.what, one.target, one.measured, "yes" if one.reached else "**no**") for one in verdicts(results)
-    ]
-    yield from _table(("what", "target", "measured", "reached"), "lllr", rows)
+    yield from table(TITLES, "lllr", (one.row() for one in verdicts(results)))
 
 
 def _forwarding(results: Results) -> Iterator[str]:
@@ -67,8 +54,8 @@ def _forwarding(results: Results) -> Iterator[str]:
                 f"{median(run.other_load for run in runs):.1f}",
             )
         )
-    head = ("forwarder", "router CPU s", "broker CPU s", "router / broker", "messages/s", "other CPUs busy")
-    yield from _table(head, "lrrrrr", rows)
+    titles = ("forwarder", "router CPU s", "broker CPU s", "router / broker", "messages/s", "other CPUs busy")
+    yield from table(titles, "lrrrrr", rows)
 
 
 def _routers(runs: Iterable[Run]) -> list[float]:
@@ -93,7 +80,7 @@ def _latency(results: Results) -> Iterator[str]:
         ("publisher → source → PartyMQ → member's queue → consumer", *_percentiles(latency.partymq)),
         ("added", f"{latency.added_p50:.2f}", f"{latency.added_p99:.2f}", ""),
     ]
-    yield from _table(("way", "p50", "p99", "medians of the rounds"), "lrrr", rows)
+    yield from table(("way", "p50", "p99", "medians of the rounds"), "lrrr", rows)
 
 
 def _percentiles(latency: Latency) -> tuple[str, str, str]:
@@ -115,7 +102,7 @@ def _memory(results: Results) -> Iterator[str]:
         )
         for one in results.memory
     ]
-    yield from _table(("distinct keys", "messages", "before", "after", "peak"), "rrrrr", rows)
+    yield from table(("distinct keys", "messages", "before", "after", "peak"), "rrrrr", rows)
 
 
 def _rebalance(results: Results) -> Iterator[str]:
@@ -128,12 +115,12 @@ def _rebalance(results: Results) -> Iterator[str]:
         " a message on average; one more joins, or is killed. Seconds; shares as parts of the fair share."
     )
     yield ""
-    yield from _table(
+    yield from table(
         ("joins", "first message p50", "p99", "share in seconds 4 and 5 p50", "least", "in all 5 s p50"),
         "lrrrrr",
         [_joins(backlog, joins) for backlog, joins in results.rebalance.joins.items()],
     )
-    yield from _table(
+    yield from table(
         ("kill -9", "known after p50", "first partition goes on p50", "all go on p50", "longest"),
         "lrrrr",
         [_kills(notice, kills) for notice, kills in results.rebalance.kills.items()],
@@ -160,15 +147,3 @@ def _kills(notice: str, kills: list[Kill]) -> tuple[str, ...]:
         f"{median(kill.last for kill in kills):.2f}",
         f"{max(kill.last for kill in kills):.2f}",
     )
-
-
-def _table(head: tuple[str, ...], alignment: str, rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    yield _row(head)
-    yield _row("---:" if side == "r" else "---" for side in alignment)
-    for row in rows:
-        yield _row(row)
-    yield ""
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

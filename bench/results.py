@@ -6,7 +6,7 @@ from typing import Any
 from bench.forwarding import Figures, Run, figures
 from bench.latency import Latencies
 from bench.memory import Memory
-from bench.plan import Part, Plan
+from bench.plan import Plan
 from bench.rebalance import Rebalances
 
 
@@ -20,7 +20,7 @@ class Results:
     latency: Latencies | None = None
     memory: list[Memory] = field(default_factory=list)
     rebalance: Rebalances | None = None
-    invalid: dict[Part, str] = field(default_factory=dict)
+    invalid: dict[str, str] = field(default_factory=dict)
     """Parts whose figures count for nothing, and why."""
     seconds: float = 0.0
 

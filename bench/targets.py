@@ -27,6 +27,13 @@ class Verdict:
     measured: str
     reached: bool
 
+    def row(self) -> tuple[str, str, str, str]:
+        """Of a table under `TITLES`."""
+        return self.what, self.target, self.measured, "yes" if self.reached else "**no**"
+
+
+TITLES = ("what", "target", "measured", "reached")
+
 
 def verdicts(results: Results) -> list[Verdict]:
     """Of all targets whose part was measured."""

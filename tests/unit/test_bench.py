@@ -62,7 +62,7 @@ def test_the_keys_are_distinct_and_the_same_every_time() -> None:
 
 
 def test_a_stock_gives_exactly_as_many_messages_as_asked_for() -> None:
-    stock = messages.Stock("queue", 7)
+    stock = messages.Stock(lambda _key: "queue", 7)
     one = len(messages.message("queue", messages.keys(1)[0]))
     assert sum(map(len, stock.chunks(1003))) == 1003 * one
 
