@@ -1,14 +1,19 @@
 """For mkdocs: pages outside docs/ (README, ARCHITECTURE …) become pages of the site, and links between pages,
-which are written so that they work in the repository, work in the site too."""
+written so that they work in the repository, work in the site too. One more has what `--help` says."""
 
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from typer.testing import CliRunner
+
+from partymq.cli import app
 
 ROOT: Final = Path(__file__).parents[1]
 MOVED: Final = {
@@ -34,6 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if not here.endswith(".md"):
             text = f"# Licence\n\n```text\n{text}```\n"
         files.append(File.generated(config, site, content=text))
+    files.append(File.generated(config, "commands.md", content=_commands()))
     return files
 
 
@@ -52,3 +58,23 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"[{text}]({posixpath.relpath(site, posixpath.dirname(page.file.src_uri) or '.')}{anchor})"
 
     return _CODE_OR_LINK.sub(at, markdown)
+
+
+def _commands() -> str:
+    """The page of the commands."""
+    page = ["# Commands", "What `partymq COMMAND --help` says."]
+    for words in _names(app):
+        shown = CliRunner().invoke(app, [*words, "--help"], prog_name="partymq", terminal_width=110)
+        page += [f"## {' '.join(words)}", f"```text\n{shown.output.strip()}\n```"]
+    return "\n\n".join(page) + "\n"
+
+
+def _names(app: typer.Typer, *before: str) -> Iterator[list[str]]:
+    """Commands, as they are typed. Their help is shown without boxes from then on."""
+    app.rich_markup_mode = None
+    for command in app.registered_commands:
+        if command.callback is not None:
+            yield [*before, command.name or command.callback.__name__]
+    for group in app.registered_groups:
+        if group.typer_instance is not None and group.name is not None:
+            yield from _names(group.typer_instance, *before, group.name)
