@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 
 from bench.broker import Broker
-from bench.pull.counted import CANDIDATES, OURS, PLAIN, Counts, partition_queues
+from bench.pull.counted import CANDIDATES, OURS, PLAIN, Bench, Counts, partition_queues
 from bench.pull.plan import Plan
 
 PIKA = next(candidate for candidate in CANDIDATES if candidate.name == "pika")
@@ -32,9 +33,16 @@ class Round:
 
     queue_type: str
     members: int
+    live: bool
+    """Whether the messages came meanwhile, as fast as the broker took them; else they were there already."""
     per_second: dict[str, float]
     load: float
     """The machine's when it began: more than what was measured before it may be at work."""
+
+    @property
+    def messages(self) -> str:
+        """Where they were when it began, in a word."""
+        return "live" if self.live else "backlog"
 
 
 Tell = Callable[[str], None]
@@ -81,19 +89,26 @@ async def rounds(broker: Broker, plan: Plan, folder: Path, tell: Tell) -> list[R
             broker.vhost() as vhost,
             partition_queues(vhost, queue_type, plan.partitions, plan.keys, folder) as queues,
         ):
-            for members in plan.members:
+            for members, live in product(plan.members, (False, True)):
                 for number in range(plan.group_rounds):
-                    load = os.getloadavg()[0]
-                    turn = number % len(_IN_GROUPS)
-                    rates = {}
-                    for candidate in _IN_GROUPS[turn:] + _IN_GROUPS[:turn]:
-                        run = await queues.run(candidate, members, plan.group_messages)
-                        rates[candidate.name] = run.per_second
-                    found.append(Round(queue_type, members, rates, load))
-                    told = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-                    turns = f"{number + 1}/{plan.group_rounds}"
-                    tell(f"{members} on {queue_type} queues {turns}: {told} messages/s")
+                    one = await _round(queues, members, plan.group_messages, number, live=live)
+                    found.append(one)
+                    told = ", ".join(f"{name} {rate:,.0f}" for name, rate in one.per_second.items())
+                    what = (
+                        f"{members} on {queue_type} queues, {one.messages}, {number + 1}/{plan.group_rounds}"
+                    )
+                    tell(f"{what}: {told} messages/s")
     return found
+
+
+async def _round(queues: Bench, members: int, total: int, number: int, *, live: bool) -> Round:
+    load = os.getloadavg()[0]
+    turn = number % len(_IN_GROUPS)
+    rates = {}
+    for candidate in _IN_GROUPS[turn:] + _IN_GROUPS[:turn]:
+        run = await queues.run(candidate, members, total, live=live)
+        rates[candidate.name] = run.per_second
+    return Round(queues.layout.queue_type, members, live, rates, load)
 
 
 def ratios(of: list[Round], beside: str) -> list[float]:

@@ -120,17 +120,25 @@ class Bench:
         self._stock = Stock(lambda key: self.queues[partition_of(key.encode(), layout.partitions)], keys)
         self._runs = 0
 
-    async def run(self, candidate: Candidate, processes: int, total: int) -> Counts:
-        """Raises InvalidRun where the consumers did not do their job."""
+    async def run(self, candidate: Candidate, processes: int, total: int, *, live: bool = False) -> Counts:
+        """Messages that lie there already, or, if it is `live`, come as fast as the broker takes them.
+
+        Raises InvalidRun where the consumers did not do their job.
+        """
         self._runs += 1
         gate = self._folder / f"{self.vhost.name}-{self._runs}.gate"
         consumers = self._start(candidate, processes, gate)
         try:
             await self._consuming(consumers)
-            await self._fill(total)
             node = self.vhost.broker.node
+            if not live:
+                await self._publish(total)
+                await self._filled(total)
+            await self.vhost.broker.calm()
             before = node.cpu_seconds()
             gate.touch()
+            if live:
+                await self._publish(total)
 
             async def done() -> bool:
                 return sum(one.latest.count for one in consumers) >= total
@@ -174,17 +182,18 @@ class Bench:
 
         await until(evenly, "all queues consumed", _READY_WITHIN)
 
-    async def _fill(self, total: int) -> None:
-        """Put messages into the queues while the consumers hold back what they are delivered."""
+    async def _publish(self, total: int) -> None:
         writer = await Writer.open(self.vhost)
         for chunk in self._stock.chunks(total):
             await writer.write(chunk)
+
+    async def _filled(self, total: int) -> None:
+        """Wait until all is there; the consumers hold back what they are delivered."""
 
         async def filled() -> bool:
             return await self.vhost.depth(*self.queues) >= total - self.prefetch * len(self.queues)
 
         await until(filled, f"{total:,} messages in the queues", _LOADED_WITHIN)
-        await self.vhost.broker.calm()
 
     async def _check(self, consumers: Sequence[Process], total: int) -> None:
         """Everything was consumed, none of it twice, all of it acked."""

@@ -31,11 +31,11 @@ class Plan:
     partitions: int = 64
     queue_types: tuple[QueueType, ...] = ("classic", "quorum")
     repeat: int = 3
-    messages: int = 100_000
+    messages: int = 60_000
     keys: int = 25_000
     members: tuple[int, ...] = (2, 4)
-    group_messages: int = 200_000
-    group_rounds: int = 5
+    group_messages: int = 150_000
+    group_rounds: int = 3
     rate: float = 2_000.0
     joins: int = 50
     kills: int = 30

@@ -72,20 +72,22 @@ def _groups(results: Results) -> Iterator[str]:
     yield ""
     yield (
         f"Messages/s of all together, medians of {results.plan.group_rounds}; our rate as a multiple of the"
-        f" other's in the same round. {results.plan.group_messages:,} messages a run."
+        f" other's in the same round. {results.plan.group_messages:,} messages a run, which lie there already"
+        " (backlog) or come as fast as the broker takes them (live)."
     )
     yield ""
-    titles = ("members", "queues", "PartyMQ", "raw basic.consume", "pika", "× raw", "× pika")
+    titles = ("members", "queues", "messages", "PartyMQ", "raw basic.consume", "pika", "× raw", "× pika")
     rows = (
         (
             str(members),
             queue_type,
+            messages,
             *(_rate(rounds, name) for name in (OURS.name, PLAIN.name, PIKA.name)),
             *(_ratios(ratios(rounds, name)) for name in (PLAIN.name, PIKA.name)),
         )
-        for (queue_type, members), rounds in results.groups().items()
+        for (queue_type, members, messages), rounds in results.groups().items()
     )
-    yield from table(titles, "rlrrrrr", rows)
+    yield from table(titles, "rllrrrrr", rows)
 
 
 def _rate(rounds: Iterable[Round], candidate: str) -> str:

@@ -31,9 +31,9 @@ class Results:
         """Plain values, every single measurement in them."""
         return asdict(self)
 
-    def groups(self) -> dict[tuple[str, int], list[Round]]:
-        """Rounds by the type of the queues and the size of the group."""
-        found: dict[tuple[str, int], list[Round]] = {}
+    def groups(self) -> dict[tuple[str, int, str], list[Round]]:
+        """Rounds by the type of the queues, the size of the group and where the messages were."""
+        found: dict[tuple[str, int, str], list[Round]] = {}
         for one in self.rounds:
-            found.setdefault((one.queue_type, one.members), []).append(one)
+            found.setdefault((one.queue_type, one.members, one.messages), []).append(one)
         return found

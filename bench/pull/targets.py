@@ -41,11 +41,12 @@ def _consuming(results: Results) -> Iterator[Verdict]:
 
 
 def _groups(results: Results) -> Iterator[Verdict]:
-    for (queue_type, members), rounds in results.groups().items():
+    for (queue_type, members, messages), rounds in results.groups().items():
         for beside, what in ((PLAIN.name, "raw basic.consume"), (PIKA.name, "pika")):
             times = median(ratios(rounds, beside))
+            where = f"{queue_type} queues, {messages}"
             yield Verdict(
-                f"{members} members beside {members} plain consumers ({what}), {queue_type} queues",
+                f"{members} members beside {members} plain consumers ({what}), {where}",
                 f"≥ {_TIMES_PLAIN:g} ×",
                 f"{times:.2f} ×",
                 times >= _TIMES_PLAIN,

@@ -32,7 +32,7 @@ def death(last: float, was: str = "oldest") -> Death:
 
 def all_results() -> Results:
     def one(ours: float, raw: float, pika: float) -> Round:
-        return Round("classic", 2, {"partymq": ours, "amqp": raw, "pika": pika}, load=0.0)
+        return Round("classic", 2, False, {"partymq": ours, "amqp": raw, "pika": pika}, load=0.0)
 
     return Results(
         FULL,
@@ -63,8 +63,8 @@ def test_every_target_is_judged():
     assert words == [
         "consumer's CPU, classic queues ≤ 1.5 s / 100k messages: 0.40 s yes",
         "consumer's CPU, quorum queues ≤ 1.5 s / 100k messages: 1.60 s no",
-        "2 members beside 2 plain consumers (raw basic.consume), classic queues ≥ 0.9 ×: 0.95 × yes",
-        "2 members beside 2 plain consumers (pika), classic queues ≥ 0.9 ×: 1.60 × yes",
+        "2 members beside 2 plain consumers (raw basic.consume), classic queues, backlog ≥ 0.9 ×: 0.95 × yes",
+        "2 members beside 2 plain consumers (pika), classic queues, backlog ≥ 0.9 ×: 1.60 × yes",
         "a joining member's first message, p99 of 50 ≤ 500 ms after the start of its consumer: 500 ms yes",
         "all partitions of a member go on after kill -9, p99 of 30 ≤ 2 s: 3.00 s no",
         "all partitions of a member go on after SIGSTOP, the longest of 2 "

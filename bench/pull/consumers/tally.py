@@ -5,6 +5,7 @@ import asyncio
 import os
 import struct
 import time
+from collections.abc import Callable
 
 TICK_SECONDS = 0.01
 RECORD = struct.Struct("<QQQQ")
@@ -34,11 +35,11 @@ class Tally:
         self.is_open = True
         return True
 
-    async def ticking(self, gate: asyncio.Event) -> None:
-        """Tick until cancelled; `gate` is set when it is open."""
+    async def ticking(self, opened: Callable[[], object]) -> None:
+        """Tick until cancelled; `opened` is called at once when the gate is open."""
         while True:
             if self.tick():
-                gate.set()
+                opened()
             await asyncio.sleep(TICK_SECONDS)
 
 

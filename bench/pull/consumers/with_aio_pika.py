@@ -30,7 +30,7 @@ async def main(options: argparse.Namespace) -> None:
     connection = await aio_pika.connect(options.amqp)
     channel = await connection.channel()
     await channel.set_qos(prefetch_count=options.prefetch)
-    working = [asyncio.create_task(tally.ticking(gate))]
+    working = [asyncio.create_task(tally.ticking(gate.set))]
     for name in options.queues:
         queue = await channel.get_queue(name, ensure=False)
         working.append(asyncio.create_task(iterate(queue, tally, gate)))

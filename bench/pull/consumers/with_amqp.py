@@ -33,8 +33,7 @@ class Plain:
         self.tally.count += len(spans)
         channel.ack(spans[-1][0], multiple=True)
 
-    async def let_go(self, gate: asyncio.Event) -> None:
-        await gate.wait()
+    def let_go(self) -> None:
         for channel, spans in self.held:
             self.take(channel, spans)
         self.held.clear()
@@ -42,18 +41,15 @@ class Plain:
 
 async def main(options: argparse.Namespace) -> None:
     tally = Tally(options.tally, options.gate)
-    gate, stop = asyncio.Event(), asyncio.Event()
+    stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     plain = Plain(tally)
     connection = await connect(BrokerUrl.parse(options.amqp), name="bench plain", coalesce=0.001)
     for queue in options.queues:
         await plain.consume(connection, queue, options.prefetch)
-    async with asyncio.TaskGroup() as tasks:
-        ticking = tasks.create_task(tally.ticking(gate))
-        letting = tasks.create_task(plain.let_go(gate))
-        await stop.wait()
-        ticking.cancel()
-        letting.cancel()
+    ticking = asyncio.create_task(tally.ticking(plain.let_go))
+    await stop.wait()
+    ticking.cancel()
     await connection.close()
 
 

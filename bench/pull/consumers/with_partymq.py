@@ -33,7 +33,7 @@ async def main(options: argparse.Namespace) -> None:
     async def revoked(partitions: list[int]) -> None:
         tally.partitions -= len(partitions)
 
-    ticking = asyncio.create_task(tally.ticking(gate))
+    ticking = asyncio.create_task(tally.ticking(gate.set))
     async with consumer:
         await stop.wait()
     ticking.cancel()
