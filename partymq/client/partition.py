@@ -9,7 +9,7 @@ from partymq.amqp.codec import OnDeliveries
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, routing_key_at
 from partymq.client.lanes import Item, Lanes, Stream
-from partymq.client.message import Lost, Raw
+from partymq.client.message import Lost, Message, Raw
 from partymq.client.ownership import Owned
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed
 from partymq.group.key import HeaderKey, KeyFinder
@@ -71,6 +71,11 @@ class Partition:
         await channel.qos(self.prefetch)
         await channel.consume(self.owned.queue, self._receiver(), on_cancel=self._cancelled)
         channel.on_closed(self._closed)
+
+    def message(self, item: Item) -> Message:
+        """For a handler."""
+        owned = self.owned
+        return Message(item.payload, item.key, owned.number, owned.token, item.attempt, self.lost)
 
     def ended(self) -> None:
         """To be called when a handler has ended: whoever gives the partition up may be waiting for that."""

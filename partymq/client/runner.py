@@ -36,6 +36,8 @@ _PUT_AWAY_AGAIN: Final = 1.0
 _TURN: Final = 64
 """Messages that one task handles at most: then everything else in the event loop has its turn."""
 
+_RUNNING: Final = int(State.RUNNING)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -95,11 +97,12 @@ class Runner:
     # One message after the other ------------------------------------------------------------------
 
     async def _work(self) -> None:
+        """The hot path: what is rare is elsewhere."""
         self._on_its_way = False
         task = asyncio.current_task()
         assert task is not None
         context = contextvars.copy_context()
-        start, cancelled, handle = self.lanes.start, task.cancelling, self._handle
+        start, cancelled, call = self.lanes.start, task.cancelling, self._handler.call
         try:
             for _ in range(_TURN):
                 item = start()
@@ -108,7 +111,27 @@ class Runner:
                 if not self._on_its_way:
                     self.pump()
                 item.run = task
-                await handle(item)
+                stream = item.stream
+                partition: Partition = stream.owner
+                try:
+                    if stream is partition.side or (self.parking and item.key in self.parking):
+                        await self._handle_otherwise(partition, item)
+                    else:
+                        message = partition.message(item)
+                        try:
+                            await call(message)
+                        except (Exception, asyncio.CancelledError) as error:
+                            # Cancelled: by us, or it waited for something that was cancelled.
+                            await self._failed(partition, item, message, error)
+                        else:
+                            self.handled += 1
+                            self._done(partition, item)
+                finally:
+                    if item.state == _RUNNING:
+                        self._unsettled(item)
+                    item.run = None
+                    if stream.dropped:
+                        partition.ended()
                 # Equal contexts are the same object inside, so this is cheap.
                 if cancelled() or contextvars.copy_context() != context:
                     break
@@ -118,32 +141,12 @@ class Runner:
             del task, cancelled
             self.pump()
 
-    async def _handle(self, item: Item) -> None:
-        partition: Partition = item.stream.owner
-        try:
-            if item.stream is partition.side:
-                await self._release(partition, item)
-                return
-            owned = partition.owned
-            message = Message(item.payload, item.key, owned.number, owned.token, item.attempt, partition.lost)
-            if self.parking and item.key in self.parking:
-                await self._put_away(partition, item, message, "parked", None)
-                return
-            try:
-                await self._handler.call(message)
-            except asyncio.CancelledError as error:
-                # Cancelled by us, or a handler that waited for something that was cancelled.
-                await self._failed(partition, item, message, error)
-            except Exception as error:
-                await self._failed(partition, item, message, error)
-            else:
-                self.handled += 1
-                self._done(partition, item)
-        finally:
-            if item.state == State.RUNNING:
-                self._unsettled(item)
-            item.run = None
-            partition.ended()
+    async def _handle_otherwise(self, partition: Partition, item: Item) -> None:
+        """A message of a parked key, or the release of one."""
+        if item.stream is partition.side:
+            await self._release(partition, item)
+        else:
+            await self._put_away(partition, item, partition.message(item), "parked", None)
 
     def _done(self, partition: Partition, item: Item) -> None:
         self.lanes.finish(item)
