@@ -67,15 +67,19 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MembershipSettings:
-    """Attributes:
-    name: the member's, in its group. Who comes back under its name within `rejoin_grace` gets its partitions
-        back. None: one that nobody had before.
-    session_timeout: seconds without a word after which a member is taken for dead. The same for all members.
-    rejoin_grace: seconds that the group waits for a member that is gone, with its partitions, before others
-        get them; 0 = none. The same for all members.
-    coordinator: `embedded`: the members elect one of them; `server`: a `partymq serve` coordinates.
+    """How a consumer is a member of its group.
 
-    Raises ConfigError where one of them is not possible.
+    Attributes:
+        name: the member's, in its group. Who comes back under its name within `rejoin_grace` gets its
+            partitions back. None: one that nobody had before.
+        session_timeout: seconds without a word after which a member is taken for dead. The same for all
+            members.
+        rejoin_grace: seconds that the group waits for a member that is gone, with its partitions, before
+            others get them; 0 = none. The same for all members.
+        coordinator: `embedded`: the members elect one of them; `server`: a `partymq serve` coordinates.
+
+    Raises:
+        ConfigError: one of them is not possible.
     """
 
     name: str | None = None

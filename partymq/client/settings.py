@@ -11,7 +11,9 @@ _LEAST_PREFETCH = 8
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSettings:
-    """Attributes:
+    """How a consumer handles messages.
+
+    Attributes:
         concurrency: messages handled at the same time at most by async handlers; those of one key never are.
         threads: the same for plain functions, which run in that many threads.
         prefetch: messages at most that this member has been delivered and has not acknowledged; split evenly
@@ -25,7 +27,8 @@ class ConsumerSettings:
         stop_timeout: seconds that handlers get when the consumer stops; then they are cancelled and their
             messages go back.
 
-    Raises ConfigError where one of them is not possible.
+    Raises:
+        ConfigError: one of them is not possible.
     """
 
     concurrency: int = 64

@@ -67,7 +67,8 @@ class KeyRule:
             for the routing key.
         missing: `spread` over all partitions, all to one (`fixed`), or `reject`.
 
-    Raises ValueError where one of them is not possible, naming what is allowed.
+    Raises:
+        ValueError: one of them is not possible; the text says what is allowed.
     """
 
     source: Source = "header"

@@ -52,7 +52,8 @@ class GroupLayout:
         layout: number of the set of queues; 1, and one more with every change of `partitions`.
         version: of these settings; the highest one counts.
 
-    Raises ConfigError where one of them is not possible.
+    Raises:
+        ConfigError: one of them is not possible.
     """
 
     partitions: int = 64
