@@ -326,7 +326,7 @@ class Membership:
                     duties.gave_up(partitions)
             for handover, released in duties.released():
                 session.commands.tell(
-                    Released(self.name, session.commands.control, handover, tuple(released))
+                    Released(self.name, session.commands.control, handover, tuple(released), duties.epoch)
                 )
             if step is None:
                 if duties.leaving:

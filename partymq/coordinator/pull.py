@@ -146,9 +146,11 @@ class PullTerm(Office):
             case Heartbeat(hostname, queue=queue) as heartbeat:
                 if queue is not None:
                     self._heartbeat(hostname, queue, heartbeat)
-            case Released(hostname, queue, handover):
+            case Released(hostname, queue, handover, epoch=epoch):
                 if self._queues.get(hostname) == queue:
                     self._heard[hostname] = self._clock()
+                    if handover and epoch != self._lease.epoch:
+                        return  # it answers another coordinator, whose hand-overs had the same numbers
                     for event in self._assignments.completes(hostname, handover):
                         self.happened(event)
             case Ready(_, None):

@@ -56,13 +56,15 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 class Released(msgspec.Struct, frozen=True, tag="released"):
     """A member of a pull group does not consume these partitions any more, and all it had is settled.
 
-    `handover`: which one that completes; 0 for whichever it is in.
+    `handover`: which one that completes; 0 for whichever it is in. `epoch`: of the coordinator that asked for
+    it, as the next one counts its hand-overs from 1 again.
     """
 
     hostname: str
     queue: str
     handover: int
     partitions: tuple[int, ...]
+    epoch: int = 0
 
 
 class Describe(msgspec.Struct, frozen=True, tag="describe"):

@@ -262,7 +262,7 @@ class World:
                     self._remove(number, member)
                 duties.gave_up(partitions)
         for handover, released in duties.released():
-            word = Released(member.name, member.queue, handover, released)
+            word = Released(member.name, member.queue, handover, released, duties.epoch)
             self.commands.append((Command("", word), member))
         if member.leaving:
             self._say(member, Unbind(member.name))

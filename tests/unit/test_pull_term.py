@@ -1,0 +1,55 @@
+"""One term as the coordinator of a pull group, without a broker."""
+
+from typing import Any
+
+import pytest
+
+from partymq.coordinator.pull import PullSettings, PullTerm
+from partymq.group.state import GroupState, Member, MemberState, Partition
+from partymq.group.wire import Assignment, Command, Released
+
+EPOCH = 2
+
+
+class Term(PullTerm):
+    """Its members `a`, who owns all four partitions, and `b`; what it sends to them is kept."""
+
+    def __init__(self) -> None:
+        state = GroupState(partitions=[Partition("a", 1) for _ in range(4)], generation=1)
+        for name in ("a", "b"):
+            state.members[name] = Member(name, MemberState.READY, 0.0, queue=f"q-{name}")
+        lease: Any = type("Lease", (), {"epoch": EPOCH})()
+        nothing: Any = None
+        super().__init__(PullSettings("g", 4), lease, state, nothing, lambda: 100.0)
+        self.sent: list[tuple[str, Assignment]] = []
+        self.perform(self.begin())
+
+    def send(self, queue: str, assignment: Assignment) -> None:
+        self.sent.append((queue, assignment))
+
+    def released(self, epoch: int, handover: int, *partitions: int) -> None:
+        """A word of `a`."""
+        word = Released("a", "q-a", handover, partitions, epoch)
+        self.submit(Command("", word), lambda reply: pytest.fail("there is no reply to it"))
+        batch = self.waiting()
+        effects = self.decide(batch)
+        self.decided(batch)
+        self.perform(effects)
+
+    @property
+    def owners(self) -> list[str | None]:
+        return [partition.owner for partition in self.coordinator.state.partitions]
+
+
+def test_a_partition_moves_when_its_owner_has_released_it() -> None:
+    term = Term()
+    assert dict(term.sent)["q-a"].revoke == {1: [2, 3]}
+    term.released(EPOCH, 1, 2, 3)
+    assert term.owners == ["a", "a", "b", "b"]
+
+
+def test_a_word_to_an_earlier_coordinator_completes_no_hand_over_of_the_same_number() -> None:
+    term = Term()
+    term.released(EPOCH - 1, 1, 3)
+    assert term.owners == ["a"] * 4
+    assert dict(term.sent)["q-a"].revoke == {1: [2, 3]}
