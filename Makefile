@@ -53,7 +53,7 @@ bench-publish: setup ## the publisher of pull groups beside aio-pika's
 chaos: setup ## faults at random against real processes and a real broker (ARGS='--seconds=600 --seed=N')
 	@$(BIN)/python -m verify $(ARGS)
 
-simulate: setup ## random schedules of joins, crashes and delays, with the promises as invariants (ARGS='--seconds=60')
+simulate: setup ## random schedules of joins, crashes and delays, with the promises as invariants (ARGS='--mode=pull --seconds=60')
 	@$(BIN)/python -m tests.simulation $(ARGS)
 
 lock: setup ## write requirements*.lock anew from pyproject.toml (ARGS=--upgrade: newest versions)

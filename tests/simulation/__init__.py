@@ -1,4 +1,6 @@
 """The promises under thousands of random schedules: a broker, members and instances in virtual time.
 
-`python -m tests.simulation --seed N --verbose` plays one schedule again and tells its story.
+Pull groups (`pull_*.py`) are played with the real coordinator, duties, lanes, outbox and routes.
+
+`python -m tests.simulation --mode pull --seed N --verbose` plays one schedule again and tells its story.
 """

@@ -2,7 +2,8 @@
 
 Requeued messages take their old place; a lost connection settles a first part of what was under way on it;
 a return comes before the confirm; confirms come late, in order for one queue and in any order over several.
-A restart keeps durable queues, up to some message after the last confirmed one.
+A restart keeps durable queues, up to some message after the last confirmed one. What the types of queues do
+differently concerns `basic.nack` and `basic.cancel` with messages unacked, which clients of ours never use.
 """
 
 from bisect import insort
@@ -41,6 +42,7 @@ class Consumer:
     exclusive: bool
     on_delivery: OnDelivery
     on_cancel: Callable[[], None]
+    no_ack: bool = False
     unacked: int = 0
     active: bool = True
 
@@ -53,6 +55,8 @@ class Queue:
     durable: bool = True
     owner: "Connection | None" = None
     """The connection it is exclusive to."""
+    single_active: bool = False
+    """Only its first consumer is delivered messages; the next one is as soon as that one is gone."""
     ready: deque[Entry] = field(default_factory=deque)
     unacked: dict[int, tuple[Entry, Consumer]] = field(default_factory=dict)
     consumers: list[Consumer] = field(default_factory=list)
@@ -90,6 +94,8 @@ class Channel:
         self.to_client = Pipe(broker.world, connection.process)
         self.open = True
         self.consumers: list[Consumer] = []
+        self.confirms = True
+        """Whether what is published is confirmed."""
         self.on_return: Callable[[int], None] = lambda seq: None
         self.on_confirm: Callable[[int], None] = lambda seq: None
 
@@ -100,6 +106,10 @@ class Channel:
     def ack(self, consumer: Consumer, position: int) -> None:
         """Ack one message."""
         self.to_broker.send(self.broker.ack, consumer, position)
+
+    def ack_all(self, consumer: Consumer, positions: list[int]) -> None:
+        """Ack several messages in one go."""
+        self.to_broker.send(self.broker.ack_all, consumer, positions)
 
     def close(self, some: bool = False, flush: bool = True) -> None:
         """Close in good order (all that was sent arrives), or not."""
@@ -127,9 +137,12 @@ class Connection:
         self._life = process.life
 
     def channel(self) -> Channel:
-        """Open a channel."""
+        """Open a channel; to no avail where the broker has closed the connection."""
         channel = Channel(self.broker, self)
-        self.channels.append(channel)
+        if self.open:
+            self.channels.append(channel)
+        else:
+            channel.open = channel.to_broker.open = channel.to_client.open = False
         return channel
 
     def close(self) -> None:
@@ -167,6 +180,7 @@ class Broker:
         self.scrambled = False
         """Whether confirms of one queue come in any order: with large and small messages mixed they do."""
         self.watch_ack: Callable[[str, Any], None] = lambda queue, body: None
+        self.watch_closed: Callable[[Connection], None] = lambda connection: None
         self._on_lost = on_lost
         self._starts = 0
 
@@ -180,11 +194,18 @@ class Broker:
         self.connections.append(connection)
         return connection
 
-    def declare(self, name: str, *, durable: bool = True, owner: Connection | None = None) -> Queue:
+    def declare(
+        self,
+        name: str,
+        *,
+        durable: bool = True,
+        owner: Connection | None = None,
+        single_active: bool = False,
+    ) -> Queue:
         """Declare a queue."""
         queue = self.queues.get(name)
         if queue is None:
-            queue = self.queues[name] = Queue(name, durable, owner)
+            queue = self.queues[name] = Queue(name, durable, owner, single_active)
         return queue
 
     def delete(self, name: str) -> None:
@@ -235,7 +256,12 @@ class Broker:
         if not queues:
             self.world.tell("broker", "returns %s for %s", body, key or name)
             channel.to_client.send(channel.on_return, seq)
-            channel.to_client.send(channel.on_confirm, seq)
+            if channel.confirms:
+                channel.to_client.send(channel.on_confirm, seq)
+            return
+        if not channel.confirms:
+            for queue in queues:
+                self._enqueue(queue, body, safe=False)
             return
         entries = []
         at = 0.0
@@ -269,6 +295,7 @@ class Broker:
         on_cancel: Callable[[], None],
         *,
         exclusive: bool = False,
+        no_ack: bool = False,
     ) -> Consumer:
         """Consume a queue. Raises Refused."""
         queue = self.queues.get(name)
@@ -276,7 +303,7 @@ class Broker:
             raise Refused(f"no queue {name}")
         if any(other.exclusive for other in queue.consumers) or (exclusive and queue.consumers):
             raise Refused(f"queue {name} is in exclusive use")
-        consumer = Consumer(channel, queue, prefetch, exclusive, on_delivery, on_cancel)
+        consumer = Consumer(channel, queue, prefetch, exclusive, on_delivery, on_cancel, no_ack)
         queue.consumers.append(consumer)
         channel.consumers.append(consumer)
         self._deliver(queue)
@@ -284,9 +311,20 @@ class Broker:
 
     def cancel(self, consumer: Consumer) -> None:
         """basic.cancel: what it has unacked stays with its channel."""
+        self._drop(consumer)
+        if consumer.queue.single_active:
+            self._deliver(consumer.queue)
+
+    @staticmethod
+    def _drop(consumer: Consumer) -> None:
         if consumer in consumer.queue.consumers:
             consumer.queue.consumers.remove(consumer)
         consumer.active = False
+
+    def ack_all(self, consumer: Consumer, positions: list[int]) -> None:
+        """Acks of one consumer arrive."""
+        for position in positions:
+            self.ack(consumer, position)
 
     def ack(self, consumer: Consumer, position: int) -> None:
         """An ack arrives."""
@@ -297,19 +335,26 @@ class Broker:
             self._deliver(consumer.queue)
 
     def _deliver(self, queue: Queue) -> None:
-        consumers = queue.consumers
-        while queue.ready and consumers:
-            for _ in consumers:
-                queue.turn = (queue.turn + 1) % len(consumers)
-                consumer = consumers[queue.turn]
-                if consumer.unacked < consumer.prefetch:
-                    break
-            else:
+        while queue.ready and queue.consumers:
+            consumer = self._with_room(queue)
+            if consumer is None:
                 return
             entry = queue.ready.popleft()
-            queue.unacked[entry.position] = (entry, consumer)
-            consumer.unacked += 1
+            if not consumer.no_ack:
+                queue.unacked[entry.position] = (entry, consumer)
+                consumer.unacked += 1
             consumer.channel.to_client.send(consumer.on_delivery, entry)
+
+    @staticmethod
+    def _with_room(queue: Queue) -> Consumer | None:
+        """Whose turn it is to be delivered a message."""
+        consumers = queue.consumers
+        for _ in range(1 if queue.single_active else len(consumers)):
+            queue.turn = 0 if queue.single_active else (queue.turn + 1) % len(consumers)
+            consumer = consumers[queue.turn]
+            if consumer.unacked < consumer.prefetch:
+                return consumer
+        return None
 
     # -- ends ------------------------------------------------------------------------------------------
 
@@ -323,11 +368,11 @@ class Broker:
                 del queue.unacked[entry.position]
                 entry.redelivered = True
                 insort(queue.ready, entry)
-            if back:
+            if back or queue.single_active:
                 self._deliver(queue)
 
     def _remove(self, consumer: Consumer) -> None:
-        self.cancel(consumer)
+        self._drop(consumer)
         if consumer in consumer.channel.consumers:
             consumer.channel.consumers.remove(consumer)
 
@@ -335,6 +380,7 @@ class Broker:
         """Its exclusive queues go."""
         if connection in self.connections:
             self.connections.remove(connection)
+        self.watch_closed(connection)
         for queue in [queue for queue in self.queues.values() if queue.owner is connection]:
             self.delete(queue.name)
 

@@ -8,10 +8,15 @@ SOURCE = "source"
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of the source: the `number`th of its key. A key has a partition of its own."""
+    """The `number`th message of its key."""
 
-    partition: int
+    key: int
     number: int
 
+    @property
+    def partition(self) -> int:
+        """In the schedules of push groups a key has a partition of its own."""
+        return self.key
+
     def __str__(self) -> str:
-        return f"p{self.partition}/{self.number}"
+        return f"p{self.key}/{self.number}"

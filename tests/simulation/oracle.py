@@ -64,13 +64,13 @@ class Oracle:
 
     def published(self, message: Message) -> None:
         """A message enters the source."""
-        self.keys[message.partition].published = message.number + 1
+        self.keys[message.key].published = message.number + 1
 
     def begins(self, who: str, message: Message) -> None:
         """A member that the broker holds for alive begins to process."""
-        key = self.keys[message.partition]
+        key = self.keys[message.key]
         number = message.number
-        for other, works_on in self.working[message.partition].items():
+        for other, works_on in self.working[message.key].items():
             if other != who:
                 self.fail("%s begins %s while %s works on %s", who, message, other, works_on)
         expected = key.last + 1
@@ -92,12 +92,12 @@ class Oracle:
         self.begun += 1
         key.begun.add(number)
         key.last, key.finished = number, False
-        self.working[message.partition][who] = message
+        self.working[message.key][who] = message
 
     def finishes(self, who: str, message: Message) -> None:
         """It has processed the message; its ack is on its way."""
-        key = self.keys[message.partition]
-        self.working[message.partition].pop(who, None)
+        key = self.keys[message.key]
+        self.working[message.key].pop(who, None)
         key.done.add(message.number)
         if key.last == message.number:
             key.finished = True
@@ -112,7 +112,7 @@ class Oracle:
         if isinstance(body, Message):
             if queue.startswith("partymq."):
                 self.fail("%s is lost with our own queue %s", body, queue)
-            key = self.keys[body.partition]
+            key = self.keys[body.key]
             key.excused.add(body.number)
             if key.last == body.number:
                 key.finished = True
@@ -120,7 +120,7 @@ class Oracle:
 
     def left_the_source(self, message: Message, broker: Broker) -> None:
         """The router acked it: by then a member's queue has it safely, or its member has finished with it."""
-        key = self.keys[message.partition]
+        key = self.keys[message.key]
         if message.number in key.done or message.number in key.excused:
             return
         for queue in broker.queues.values():

@@ -4,10 +4,8 @@ Everything that goes wrong goes wrong in the first part; then faults stop, and i
 well again: everything processed, every partition with a ready member, balanced, nothing held or pending.
 """
 
-import random
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
@@ -16,22 +14,20 @@ from partymq.group.names import DEFAULT_GROUP, leftover_queue
 from partymq.group.state import GroupState, MemberState, decode_state
 from partymq.group.wire import MemberCall, Status
 from tests.simulation.broker import Broker
+from tests.simulation.course import Course, Result, not_balanced
 from tests.simulation.faults import TRAPPED, Faults
 from tests.simulation.instance import Election, Instance
 from tests.simulation.management import Management
 from tests.simulation.message import SOURCE, Message
-from tests.simulation.oracle import Oracle, PromiseBroken
+from tests.simulation.oracle import Oracle
 from tests.simulation.pod import AnswerTo, Habits, Pod
 from tests.simulation.router_core import CoreRouter
 from tests.simulation.router_model import RouterModel
 from tests.simulation.term import Term
-from tests.simulation.world import World
 
 TIMING = Timing(
     expires_after=4.0, pending_expires_after=4.0, consumer_grace=0.5, drain_retry=0.5, recover_retry=0.5
 )
-PATIENCE = 600.0
-"""Seconds, after the faults, within which all has to be well."""
 CALL_TIMEOUT = 2.0
 
 
@@ -56,27 +52,12 @@ class Command:
     answer: Callable[[Status], None]
 
 
-@dataclass(slots=True)
-class Result:
-    """How a schedule went."""
-
-    seed: int
-    failure: str | None
-    story: list[str] = field(default_factory=list)
-    steps: int = 0
-    messages: int = 0
-    repeats: int = 0
-    seconds: float = 0.0
-    effects: Counter[str] = field(default_factory=Counter)
-
-
-class Schedule:
+class Schedule(Course):
     """A schedule, made of its seed."""
 
     def __init__(self, seed: int, parts: Parts, *, telling: bool = False) -> None:
-        self.seed = seed
-        self.world = world = World(seed, telling=telling)
-        self.rng = rng = world.rng
+        super().__init__(seed, telling=telling)
+        world, rng = self.world, self.rng
         self.kind = rng.choices(("faults", "storm", "planned", "blind"), (8, 4, 2, 1))[0]
         self.partitions = rng.randint(1, 5)
         self.oracle = Oracle(world, self.partitions, faults=self.kind != "planned")
@@ -96,10 +77,7 @@ class Schedule:
             self._make_pod(f"pod-{number}")
             for number in range(rng.randint(1, 4) if self.kind != "storm" else rng.randint(2, 3))
         ]
-        self.effects: Counter[str] = Counter()
-        self._traps: list[tuple[type[ev.Effect], Callable[[], None]]] = []
         self.lossy = 0.0
-        self.healed = self.calm = False
         self._commands: list[Command] = []
         self._requests = 0
         self._numbers = [0] * self.partitions
@@ -171,16 +149,9 @@ class Schedule:
         )
 
     def _performed(self, effect: ev.Effect) -> None:
-        """Count it, and spring the traps set for it."""
-        kind = type(effect)
-        self.effects[kind.__name__] += 1
         if isinstance(effect, ev.Assign) and effect.locked:
             self.effects["AssignLocked"] += 1
-        for trap in [trap for trap in self._traps if trap[0] is kind]:
-            self._traps.remove(trap)
-            self.world.after(
-                self.rng.choice((0.0, 0.01, 0.1, 0.5)) * self.rng.random(), self._unless_healed, trap[1]
-            )
+        self.performed(effect)
 
     @property
     def term(self) -> Term | None:
@@ -261,7 +232,7 @@ class Schedule:
         self.oracle.published(message)
         self.broker.put(SOURCE, message)
 
-    def _plan(self) -> float:
+    def plan(self) -> float:
         """Put messages and events into the calendar; when the last of them happens."""
         rng, world = self.rng, self.world
         length = rng.uniform(2.0, 12.0)
@@ -280,23 +251,19 @@ class Schedule:
         actions = faults.of_kind(self.kind)
         for _ in range(rng.randint(1, 3) if self.kind == "planned" else rng.randint(2, 14)):
             when = rng.uniform(0.5, length)
-            world.after(when, self._unless_healed, rng.choice(actions))
+            world.after(when, self.unless_healed, rng.choice(actions))
             if rng.random() < 0.3:
-                world.after(when + rng.uniform(0, 0.6), self._unless_healed, rng.choice(actions))
+                world.after(when + rng.uniform(0, 0.6), self.unless_healed, rng.choice(actions))
         traps = TRAPPED.get(self.kind, ())
         for _ in range(rng.randint(3, 8) if self.kind == "storm" else rng.randint(0, 5)):
             if traps:
-                self._traps.append((rng.choice(traps), rng.choice(actions)))
+                self.traps.append((rng.choice(traps), rng.choice(actions)))
         self.lossy = rng.choice((0.0, 0.0, 0.1, 0.3)) if self.kind == "faults" else 0.0
         return length
 
-    def _unless_healed(self, action: Callable[[], None]) -> None:
-        if not self.healed:
-            action()
-
     # -- the end -----------------------------------------------------------------------------------------
 
-    def _heal(self) -> None:
+    def heal(self) -> None:
         """From now on nothing goes wrong, and there is somebody to do the work."""
         self.world.tell("schedule", "no more faults")
         self.healed = True
@@ -340,10 +307,9 @@ class Schedule:
         if alive != ready or len(ready) != len(state.members):
             members = {name: member.state.value for name, member in state.members.items()}
             return f"alive: {alive}, members: {members}"
-        counts = Counter(partition.owner for partition in state.partitions)
-        sizes = [counts[name] for name in ready]
-        if sum(sizes) != self.partitions or max(sizes) - min(sizes) > 1:
-            return f"not balanced: {dict(counts)}"
+        unbalanced = not_balanced(state, ready)
+        if unbalanced is not None:
+            return unbalanced
         router = term.router
         coordinator = term.coordinator
         if state.leftovers or coordinator._handovers or coordinator._paused:
@@ -358,42 +324,7 @@ class Schedule:
             return "the source is not empty"
         return None
 
-    def play(self) -> Result:
-        """Play it to its end."""
-        world = self.world
-        failure: str | None = None
-        try:
-            length = self._plan()
-            world.after(length, self._heal)
-            world.after(length, self._begin_to_look)
-            while not self.calm and world.now < length + PATIENCE and world.step():
-                pass
-            if not self.calm:
-                failure = f"not well after {PATIENCE:g} s: {self.whats_left()}"
-                world.tell("schedule", "%s", failure)
-        except PromiseBroken as broken:
-            failure = str(broken)
-        return Result(
-            self.seed,
-            failure,
-            world.story,
-            steps=world.steps,
-            messages=self.oracle.begun,
-            repeats=self.oracle.repeats,
-            seconds=world.now,
-            effects=self.effects,
-        )
-
-    def _begin_to_look(self) -> None:
-        self.calm = self.whats_left() is None
-        self.world.after(0.5, self._begin_to_look)
-
 
 def play(seed: int, parts: Parts | None = None, *, telling: bool = False) -> Result:
     """Play the schedule of a seed."""
     return Schedule(seed, parts or Parts(), telling=telling).play()
-
-
-def random_seeds(count: int) -> list[int]:
-    """Seeds nobody has chosen."""
-    return [random.SystemRandom().randrange(2**32) for _ in range(count)]

@@ -4,8 +4,9 @@ import time
 
 import pytest
 
+from tests.simulation.course import Result, random_seeds
 from tests.simulation.router_model import RouterModel
-from tests.simulation.schedule import Parts, Result, play, random_seeds
+from tests.simulation.schedule import Parts, play
 
 FIXED = 1500
 SECONDS = 30.0

@@ -131,6 +131,12 @@ class Pipe:
             call, args = self._calls.popleft()
             call(*args)
 
+    def linger(self, delay: float) -> None:
+        """What is under way arrives so much later, whatever becomes of the pipe."""
+        for call, args in self._calls:
+            self._world.after(delay, call, *args)
+        self._calls.clear()
+
     def cut(self, some: bool) -> None:
         """Close; what is under way is lost, except (with `some`) a first part of it."""
         count = self._world.rng.randint(0, len(self._calls)) if some and self._calls else 0

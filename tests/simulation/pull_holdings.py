@@ -1,0 +1,246 @@
+"""What a member has of its partitions: the real lanes, and handlers that take time, fail, are tried again.
+
+As `client/holdings.py`, `partition.py` and `runner.py` do it with IO.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from partymq.client.lanes import Item, Lanes, State, Stream
+from tests.simulation.broker import Channel, Connection, Consumer, Entry
+from tests.simulation.message import Message
+from tests.simulation.pull_scene import Scene
+from tests.simulation.world import Process
+
+_ACK_INTERVAL = 0.005
+_MOST_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How a member handles messages. Times in seconds.
+
+    threads: its handlers can't be cancelled.
+    """
+
+    concurrency: int
+    prefetch: int
+    duration: float
+    failing: float
+    hook: float
+    threads: bool
+
+
+@dataclass(slots=True, eq=False)
+class Holding:
+    """A partition from the moment it is gained until it is given up or lost."""
+
+    who: str
+    partition: int
+    token: int
+    channel: Channel
+    stream: Stream = field(default_factory=Stream)
+    consumer: Consumer | None = None
+    positions: dict[int, int] = field(default_factory=dict)
+    """Of messages not acknowledged, by delivery tag."""
+    tags: int = 0
+    dirty: bool = False
+    lost: bool = False
+    on_idle: Callable[[], None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the broker holds its member for alive."""
+        return self.channel.connection.open
+
+
+class Holdings:
+    """All partitions of one process of a member."""
+
+    def __init__(self, scene: Scene, process: Process, keys: list[bytes], work: Work) -> None:
+        self._scene = scene
+        self._process = process
+        self._keys = keys
+        self._work = work
+        self.lanes: Lanes = scene.parts.lanes(work.concurrency)
+        self.holdings: dict[int, Holding] = {}
+        self._over: set[str] = set()
+
+    # -- as the ownership wants it -------------------------------------------------------------------------
+
+    def gain(
+        self, who: str, connection: Connection, partitions: dict[int, int], then: Callable[[], None]
+    ) -> None:
+        """Consume these; `then` is called when the broker knows all the consumers."""
+        opening = set(partitions)
+
+        def opened(partition: int) -> None:
+            opening.discard(partition)
+            if not opening:
+                then()
+
+        for partition, token in sorted(partitions.items()):
+            assert partition not in self.holdings
+            holding = Holding(who, partition, token, connection.channel())
+            holding.stream.owner = holding
+            self.holdings[partition] = holding
+            holding.channel.to_broker.send(self._consume, holding, opened)
+
+    def _consume(self, holding: Holding, opened: Callable[[int], None]) -> None:
+        if not holding.channel.open:
+            return
+        broker = self._scene.broker
+        queue = self._scene.queue(holding.partition)
+
+        def delivered(entry: Entry) -> None:
+            self._delivered(holding, entry)
+
+        others = broker.look(queue).consumers
+        self._scene.oracle.consumes(holding.who, holding.partition, holding.token, others)
+        holding.channel.to_client.send(opened, holding.partition)
+        holding.consumer = broker.consume(
+            holding.channel, queue, self._work.prefetch, delivered, lambda: None
+        )
+
+    def revoke(self, partitions: Collection[int], then: Callable[[], None]) -> None:
+        """Give these up: start nothing more, wait for what runs, acknowledge, close the channel."""
+        leaving = [self.holdings[number] for number in partitions if number in self.holdings]
+        waiting = {holding.partition for holding in leaving}
+
+        def idle(holding: Holding) -> None:
+            holding.on_idle = None
+            waiting.discard(holding.partition)
+            if not waiting:
+                self._process.timer(self._work.hook, self._close, leaving, then)
+
+        for holding in leaving:
+            self._drop(holding)
+            holding.on_idle = lambda holding=holding: idle(holding)
+        self._pump()
+        for holding in leaving:
+            if self._scene.parts.releases_early:
+                idle(holding)
+            self._check_idle(holding)
+        if not leaving:
+            then()
+
+    def lose(self, who: str) -> None:
+        """The connection is gone, and everything with it."""
+        self._over.add(who)
+        lost, self.holdings = self.holdings, {}
+        if self._scene.parts.forgets_loss:
+            return
+        for holding in lost.values():
+            holding.lost = True
+            for item in self.lanes.forget(holding.stream):
+                if not self._work.threads:
+                    item.run = None
+                    self._process.timer(0.0, self.lanes.leave, item)
+        self._process.timer(0.0, self._pump)
+
+    # -- messages ------------------------------------------------------------------------------------------
+
+    def _delivered(self, holding: Holding, entry: Entry) -> None:
+        assert holding.consumer is not None
+        if self._scene.parts.acks_early:
+            holding.channel.ack(holding.consumer, entry.position)
+        if holding.stream.dropped:
+            return
+        message: Message = entry.body
+        holding.tags += 1
+        holding.positions[holding.tags] = entry.position
+        self.lanes.add(Item(holding.stream, holding.tags, self._keys[message.key], message))
+        self._pump()
+
+    def _pump(self) -> None:
+        while (item := self.lanes.start()) is not None:
+            self._begin(item)
+
+    def _begin(self, item: Item) -> None:
+        holding: Holding = item.stream.owner
+        oracle, rng = self._scene.oracle, self._scene.world.rng
+        if holding.who in self._over:
+            oracle.fail("%s handles %s, and knows that its connection is gone", holding.who, item.payload)
+        if item.attempt == 1:
+            handles = oracle.handles if holding.alive else oracle.zombie_handles
+            self._scene.world.tell(
+                holding.who, "handles %s of %d (token %d)", item.payload, holding.partition, holding.token
+            )
+            handles(holding.who, item.payload, holding.partition, holding.token)
+        item.run = run = object()
+        self._process.timer(self._work.duration * rng.expovariate(1.0), self._ended, item, run)
+
+    def _ended(self, item: Item, run: object) -> None:
+        if item.run is not run:
+            return  # cancelled
+        holding: Holding = item.stream.owner
+        rng = self._scene.world.rng
+        if holding.lost:
+            self.lanes.leave(item)
+        elif item.attempt < _MOST_ATTEMPTS and rng.random() < self._work.failing:
+            if self.lanes.hold(item):
+                self._process.timer(rng.uniform(0.02, 0.5), self._resume, item)
+            else:
+                self._given_back(holding, item)
+        else:
+            self.lanes.finish(item)
+            if holding.alive:
+                self._scene.oracle.finishes(holding.who, item.payload)
+            self._flush_soon(holding)
+        self._check_idle(holding)
+        self._pump()
+
+    def _resume(self, item: Item) -> None:
+        self.lanes.resume(item)
+        self._pump()
+
+    def _drop(self, holding: Holding) -> None:
+        for item in holding.stream.items():
+            if item.attempt and item.state in (State.HELD, State.READY):
+                self._given_back(holding, item)
+        self.lanes.drop(holding.stream)
+
+    def _given_back(self, holding: Holding, item: Item) -> None:
+        if holding.alive:
+            self._scene.oracle.gives_back(holding.who, item.payload)
+
+    @staticmethod
+    def _check_idle(holding: Holding) -> None:
+        if holding.on_idle is not None and not holding.stream.running and not holding.lost:
+            holding.on_idle()
+
+    # -- acknowledgements and the end ----------------------------------------------------------------------
+
+    def _flush_soon(self, holding: Holding) -> None:
+        if not holding.dirty:
+            holding.dirty = True
+            self._process.timer(_ACK_INTERVAL, self._flush, holding)
+
+    def _flush(self, holding: Holding, all_now: bool = False) -> None:
+        holding.dirty = False
+        upto, alone = holding.stream.acks(all_now=all_now)
+        positions = holding.positions
+        tags = [tag for tag in positions if tag <= upto] + alone
+        if tags and holding.consumer is not None:
+            holding.channel.ack_all(holding.consumer, [positions.pop(tag) for tag in tags])
+        if holding.stream.done:
+            self._flush_soon(holding)
+
+    def _close(self, leaving: list[Holding], then: Callable[[], None]) -> None:
+        """The broker has acks, and everything else back in order, before anybody is told."""
+        open_still = {holding.partition for holding in leaving if not holding.lost}
+
+        def closed(holding: Holding) -> None:
+            holding.channel.close()
+            self._process.timer(self._scene.world.lag(), gone, holding)
+
+        def gone(holding: Holding) -> None:
+            if self.holdings.get(holding.partition) is holding:
+                del self.holdings[holding.partition]
+                open_still.discard(holding.partition)
+                if not open_still:
+                    then()
+
+        for holding in leaving:
+            self._flush(holding, all_now=True)
+            holding.channel.to_broker.send(closed, holding)

@@ -1,0 +1,112 @@
+"""Parts of pull groups that are broken on purpose, each to be noticed by the simulation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from partymq.client.lanes import Item, Lanes, State
+from partymq.group.assignments import Assignments
+from partymq.group.coordinator import Coordinator
+from partymq.group.duties import Duties
+from partymq.group.events import Drain, Effect, Event, Released
+from partymq.group.wire import Assignment
+from tests.simulation.mutants import KeepsTheToken, NeverForgetsDead
+from tests.simulation.pull_scene import PullParts
+
+
+class KeepsTheTokenOfTheNext(Coordinator):
+    """Lets a process that comes back under a name have the token of the one before."""
+
+    def _renew_tokens(self, hostname: str) -> None:
+        return
+
+
+class AssignsWithoutRevoking(Coordinator):
+    """Gives partitions away as soon as it asks them back."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        effects = super().handle(event, now)
+        for drain in [effect for effect in effects if isinstance(effect, Drain)]:
+            effects += super().handle(Released(drain.handover, partitions=tuple(drain.partitions)), now)
+        return effects
+
+
+class RevokesNothing(Assignments):
+    """Never says what is to be given up."""
+
+    def all(self) -> dict[str, Assignment]:
+        return {
+            name: self._made(dict(told.partitions), {}, told.standing) for name, told in super().all().items()
+        }
+
+
+class ForgetsHandoversDone(Assignments):
+    """Takes no note of what its members have released."""
+
+    def completes(self, hostname: str, handover: int) -> list[Released]:
+        return super().completes(hostname, handover) if handover else []
+
+
+class BelievesOldEpochs(Duties):
+    """Obeys a coordinator that is none any more."""
+
+    def take(self, assignment: Assignment) -> bool:
+        self.epoch = 0
+        return super().take(assignment)
+
+
+class ReleasesAtOnce(Duties):
+    """Says that it has given up what it is asked to give up."""
+
+    def released(self) -> list[tuple[int, tuple[int, ...]]]:
+        return [(handover, tuple(partitions)) for handover, partitions in self._revoke.items()]
+
+
+class StartsAfterDrop(Lanes):
+    """Goes on with what is ready of a partition that is given up."""
+
+    def drop(self, stream: Any) -> None:
+        ready = [item for item in stream.items() if item.state == State.READY]
+        super().drop(stream)
+        for item in ready:
+            if item.key is not None and item.key not in self._lanes:
+                item.state = int(State.READY)
+                self._lanes[item.key] = None
+                self._ready.append(item)
+
+
+class OneLaneEach(Lanes):
+    """Does not wait for the message before of the same key."""
+
+    def add(self, item: Item) -> None:
+        item.key = None
+        super().add(item)
+
+
+class RetriesLater(Lanes):
+    """Lets the next message of a key pass by one that is to be tried again."""
+
+    def hold(self, item: Item) -> bool:
+        if not super().hold(item):
+            return False
+        if item.key is not None:
+            self._advance(item.key)
+            item.key = None
+        return True
+
+
+_COORDINATORS = (KeepsTheToken, KeepsTheTokenOfTheNext, AssignsWithoutRevoking, NeverForgetsDead)
+_ASSIGNMENTS = (RevokesNothing, ForgetsHandoversDone)
+_DUTIES = (BelievesOldEpochs, ReleasesAtOnce)
+_LANES = (StartsAfterDrop, OneLaneEach, RetriesLater)
+
+PULL_MUTANTS: Mapping[str, PullParts] = {
+    **{mutant.__name__: PullParts(coordinator=mutant) for mutant in _COORDINATORS},
+    **{mutant.__name__: PullParts(assignments=mutant) for mutant in _ASSIGNMENTS},
+    **{mutant.__name__: PullParts(duties=mutant) for mutant in _DUTIES},
+    **{mutant.__name__: PullParts(lanes=mutant) for mutant in _LANES},
+    "ReleasesEarly": PullParts(releases_early=True),
+    "AcksEarly": PullParts(acks_early=True),
+    "ForgetsLoss": PullParts(forgets_loss=True),
+    "ActsBeforeSaving": PullParts(acts_before_saving=True),
+}
+"""Each broken in one way."""

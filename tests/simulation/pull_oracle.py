@@ -1,0 +1,76 @@
+"""The promises for pull groups: those of push groups, and what only members that own partitions can break.
+
+A member is known here by the connection that it consumes on. When the broker closes that, what it still does
+is not counted any more: it is a zombie, and its fencing token has to be lower than that of the next owner.
+"""
+
+from tests.simulation.message import Message
+from tests.simulation.oracle import Oracle
+from tests.simulation.world import World
+
+
+class PullOracle(Oracle):
+    """Watches a schedule. See `Oracle`; keys and partitions are numbered apart here."""
+
+    def __init__(self, world: World, keys: int, partitions: int, *, faults: bool) -> None:
+        super().__init__(world, keys, faults=faults)
+        self._newest: list[tuple[int, str]] = [(0, "")] * partitions
+        self.namesakes: set[str] = set()
+        """Processes of one name at the same time, of which the later to join replaces the other. While that
+        one does not know it, the broker may have it next in line: one at a time, in order, but with a token
+        from before."""
+
+    def consumes(self, who: str, partition: int, token: int, others: int) -> None:
+        """The broker gets a consumer of a partition, behind so many others.
+
+        It keeps that one waiting, so nothing is handled twice; but without a fault nobody should be there.
+        """
+        newest, holder = self._newest[partition]
+        if token < newest and not self._has_namesake(who):
+            self.fail("%s consumes %d with token %d; %s has %d", who, partition, token, holder, newest)
+        if others and not self.faults:
+            self.fail("%s consumes %d before %s has given it up", who, partition, holder)
+
+    def handles(self, who: str, message: Message, partition: int, token: int) -> None:
+        """A member that the broker holds for alive begins to handle a message."""
+        newest, holder = self._newest[partition]
+        if token < newest and self._has_namesake(who):
+            pass
+        elif token < newest or (token == newest and who != holder):
+            self.fail(
+                "%s handles %s of partition %d with token %d, but %s had %d",
+                who,
+                message,
+                partition,
+                token,
+                holder,
+                newest,
+            )
+        else:
+            self._newest[partition] = token, who
+        key = self.keys[message.key]
+        if message.number == key.last + 1 and not key.finished:
+            self.fail("%s begins %s, but nobody has finished %d", who, message, key.last)
+        self.begins(who, message)
+
+    def _has_namesake(self, who: str) -> bool:
+        return who.rpartition(".")[0] in self.namesakes
+
+    def zombie_handles(self, who: str, message: Message, partition: int, token: int) -> None:
+        """A member that the broker holds for dead does not know it yet."""
+        newest, holder = self._newest[partition]
+        if token == newest and who != holder:
+            self.fail("the zombie %s handles %s with the token of %s, %d", who, message, holder, token)
+        if token > newest:
+            self._newest[partition] = token, who
+
+    def gives_back(self, who: str, message: Message) -> None:
+        """Its handler failed, and before it is tried again the partition goes to somebody else."""
+        key = self.keys[message.key]
+        self.working[message.key].pop(who, None)
+        key.begun.discard(message.number)
+
+    def acked(self, body: object) -> None:
+        """The broker removes a message from a partition's queue."""
+        if isinstance(body, Message) and body.number not in self.keys[body.key].done:
+            self.fail("%s is acknowledged, and nobody has handled it", body)

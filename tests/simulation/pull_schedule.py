@@ -1,0 +1,228 @@
+"""One schedule of a pull group: publishers, partitions, members, and what happens to them by the seed's will.
+
+In the end everything is handled, every partition has one consumer, the member that owns it, with its fencing
+token, and the members have the same number of partitions, but for one.
+"""
+
+from partymq.coordinator.pull import PullSettings
+from partymq.group import events as ev
+from partymq.group.layout import GroupLayout
+from partymq.group.names import partition_key
+from partymq.group.state import GroupState, MemberState
+from tests.simulation.broker import Broker, Connection
+from tests.simulation.course import Course, Result, not_balanced
+from tests.simulation.instance import Election
+from tests.simulation.message import Message
+from tests.simulation.pull_faults import PullFaults
+from tests.simulation.pull_holdings import Work
+from tests.simulation.pull_member import PullMember
+from tests.simulation.pull_oracle import PullOracle
+from tests.simulation.pull_publisher import PullPublisher
+from tests.simulation.pull_scene import COMMANDS, GROUP, PullParts, Scene
+from tests.simulation.pull_term import Candidate, ModelTerm
+from tests.simulation.world import Process
+
+TRAPPED: tuple[type[ev.Effect], ...] = (ev.Drain, ev.Drain, ev.Assign, ev.Reclaim, ev.Cancel, ev.Save)
+"""What happens in the very moment of one of these is the most dangerous."""
+
+
+class Server(Process):
+    """A `partymq serve` that coordinates the group."""
+
+    def __init__(self, scene: Scene, name: str) -> None:
+        super().__init__(scene.world, name)
+        self._scene = scene
+        self.candidate = Candidate(scene, self)
+
+    def start(self) -> None:
+        """Start the process; without effect where it runs."""
+        if self.candidate.ended:
+            self.candidate = Candidate(self._scene, self)
+        self.candidate.stand()
+
+    def crash(self) -> None:
+        """SIGKILL."""
+        self.world.tell(self.name, "is killed")
+        self.candidate.kill()
+        self.end_life()
+
+    def stop(self) -> None:
+        """SIGTERM."""
+        self.world.tell(self.name, "stops")
+        self.candidate.close()
+        self.end_life()
+
+
+class PullSchedule(Course):
+    """A schedule, made of its seed."""
+
+    patience = 90.0
+
+    def __init__(self, seed: int, parts: PullParts, *, telling: bool) -> None:
+        super().__init__(seed, telling=telling)
+        world, rng = self.world, self.rng
+        self.kind = rng.choices(("faults", "planned"), (3, 1))[0]
+        self.partitions = rng.randint(1, 6)
+        self.embedded = rng.random() < 0.7
+        self.keys = [b"key-%d" % number for number in range(rng.randint(1, 10))]
+        self.oracle: PullOracle = PullOracle(
+            world, len(self.keys), self.partitions, faults=self.kind == "faults"
+        )
+        broker = self.broker = Broker(world, self.oracle.lost)
+        grace = rng.choice((0.0, 0.0, 2.0))
+        self.scene = Scene(
+            world,
+            broker,
+            self.oracle,
+            Election(world, broker, GroupState.new(self.partitions)),
+            PullSettings(GROUP, self.partitions, session_timeout=3.0, rejoin_grace=grace),
+            GroupLayout(self.partitions),
+            parts,
+            self.performed,
+            faults=self.kind == "faults",
+        )
+        broker.watch_ack = lambda queue, body: self.oracle.acked(body)
+        broker.watch_closed = self._closed
+        broker.declare(COMMANDS)
+        for number in range(self.partitions):
+            queue = broker.declare(self.scene.queue(number), single_active=True)
+            broker.bind(queue.name, partition_key(1, number))
+        self.work = Work(
+            concurrency=rng.choice((1, 2, 64)),
+            prefetch=rng.choice((1, 3, 20)),
+            duration=rng.choice((0.003, 0.05, 0.3)),
+            failing=rng.choice((0.0, 0.0, 0.2)),
+            hook=rng.choice((0.0, 0.0, 0.5)),
+            threads=rng.random() < 0.3,
+        )
+        self.publishers = [PullPublisher(self.scene, name, self.keys) for name in ("left", "right")]
+        self.servers = [] if self.embedded else [Server(self.scene, name) for name in ("one", "two")]
+        self.members: list[PullMember] = []
+        self.names = [f"m{number}" for number in range(rng.randint(1, 4))]
+        self._numbers = [0] * len(self.keys)
+        self._started = 0
+        world.tell("schedule", "seed %d: %s, %d partitions, %s", seed, self.kind, self.partitions, self.work)
+
+    def _closed(self, connection: Connection) -> None:
+        who = self.scene.who.pop(connection, None)
+        if who is not None:
+            self.oracle.gone(who)
+        self.scene.election.lost(connection)
+
+    # -- who there is --------------------------------------------------------------------------------------
+
+    def start_member(self, name: str) -> None:
+        """Start a process of this name."""
+        self._started += 1
+        member = PullMember(self.scene, name, self._started, self.keys, self.work, embedded=self.embedded)
+        namesakes = [other.name for other in self.members if other.member == name and other.alive]
+        if namesakes:
+            self.oracle.namesakes.update([*namesakes, member.name])
+        self.members.append(member)
+        member.start()
+
+    @property
+    def running(self) -> list[PullMember]:
+        """Members that run, and are not about to end."""
+        return [member for member in self.members if member.alive and not member.leaving]
+
+    def candidates(self) -> "list[tuple[Process, Candidate]]":
+        """All that stand by to coordinate, with their processes."""
+        members = [(m, m.candidate) for m in self.members if m.alive and m.candidate is not None]
+        return [*members, *((server, server.candidate) for server in self.servers)]
+
+    @property
+    def term(self) -> ModelTerm | None:
+        """The one that holds the lease."""
+        return next((c.term for _, c in self.candidates() if c.coordinates), None)
+
+    # -- what happens ------------------------------------------------------------------------------------
+
+    def publish(self, key: int) -> None:
+        """The next message of a key."""
+        message = Message(key, self._numbers[key])
+        self._numbers[key] += 1
+        self.oracle.published(message)
+        self.publishers[key % 2].put(message)
+
+    def plan(self) -> float:
+        """See `Course`."""
+        rng, world = self.rng, self.world
+        length = rng.uniform(3.0, 14.0)
+        for server in self.servers:
+            world.after(rng.uniform(0, 0.5), server.start)
+        for publisher in self.publishers:
+            world.after(0.0, publisher.connect)
+        faults = PullFaults(self)
+        for name in self.names:
+            world.after(0.0 if rng.random() < 0.6 else rng.uniform(0, length), faults.start, name)
+        for _ in range(rng.randint(10, 80)):
+            world.after(rng.uniform(0, length), self.publish, rng.randrange(len(self.keys)))
+        if rng.random() < 0.4:
+            for _ in range(30):
+                world.after(rng.choice((0.0, length / 2)), self.publish, rng.randrange(len(self.keys)))
+        actions = faults.of_kind(self.kind)
+        for _ in range(rng.randint(1, 5) if self.kind == "planned" else rng.randint(2, 10)):
+            when = rng.uniform(0.5, length)
+            world.after(when, self.unless_healed, rng.choice(actions))
+            if rng.random() < 0.3:
+                world.after(when + rng.uniform(0, 0.6), self.unless_healed, rng.choice(actions))
+        for _ in range(rng.randint(0, 4)):
+            sprung = actions if self.kind == "planned" or rng.random() < 0.5 else faults.of_coordinators()
+            self.traps.append((rng.choice(TRAPPED), rng.choice(sprung)))
+        return length
+
+    # -- the end -----------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """See `Course`."""
+        self.world.tell("schedule", "no more faults")
+        self.healed = True
+        for process in [*self.members, *self.servers]:
+            if process.frozen:
+                self.world.tell(process.name, "continues")
+                process.thaw()
+        for server in self.servers:
+            server.start()
+        if not self.running:
+            self.start_member("m-last")
+        for key in range(len(self.keys)):
+            self.publish(key)
+
+    def whats_left(self) -> str | None:
+        """See `Course`."""
+        unfinished = self.oracle.unfinished()
+        if unfinished:
+            return f"unfinished: {', '.join(map(str, unfinished[:10]))}"
+        term = self.term
+        if term is None:
+            return "nobody coordinates"
+        if not self.running:
+            # Two of one name: the one that stayed may have been asked to leave.
+            self.start_member("m-last")
+            return "nobody is there"
+        state = term.coordinator.state
+        sessions = {member.member: member.session for member in self.running}
+        ready = sorted(name for name, member in state.members.items() if member.state is MemberState.READY)
+        if sorted(sessions) != ready or len(state.members) != len(self.running):
+            members = {name: member.state.value for name, member in state.members.items()}
+            return f"alive: {[str(member) for member in self.running]}, members: {members}"
+        unbalanced = not_balanced(state, ready)
+        if unbalanced is not None:
+            return unbalanced
+        for number, partition in enumerate(state.partitions):
+            assert partition.owner is not None
+            session = sessions[partition.owner]
+            queue = self.broker.queues[self.scene.queue(number)]
+            if queue.depth or session is None:
+                return f"{queue.depth} messages are in {queue.name}, of {session}"
+            if [c.channel.connection for c in queue.consumers] != [session.data]:
+                return f"{queue.name} has {len(queue.consumers)} consumers, {partition.owner} should be it"
+            if session.duties._held.get(number) != partition.fencing_token:
+                return f"{session.who} has {session.duties!r}, but {number} has {partition.fencing_token}"
+        return None
+
+
+def play_pull(seed: int, parts: PullParts | None = None, *, telling: bool = False) -> Result:
+    """Play the schedule of a seed."""
+    return PullSchedule(seed, parts or PullParts(), telling=telling).play()
