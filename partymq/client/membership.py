@@ -288,12 +288,14 @@ class Membership:
     async def _join(self, session: _Session, owner: Owner) -> None:
         """Become a member, however long nobody coordinates."""
         while True:
+            session.duties.joins()
             try:
                 # Pending already: an earlier try of ours, or of a process that had the name, came through.
                 await self._call(session, Bind(self.name), Status.ALREADY_PENDING)
                 await self._call(session, Ready(self.name, session.commands.control))
             except NoCoordinator:
                 continue
+            session.duties.joined()
             return
 
     async def _call(self, session: _Session, call: MemberCall, *allowed: Status) -> None:

@@ -25,7 +25,7 @@ class GiveUp:
 
 
 class Duties:
-    """One membership, from `ready` until the connection is lost."""
+    """One membership, from the first `bind` until the connection is lost."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -53,6 +53,16 @@ class Duties:
         self._wanted = {} if self.leaving else dict(assignment.partitions)
         self._revoke = dict(assignment.revoke)
         return True
+
+    def joins(self) -> None:
+        """It is about to join: what an earlier try has brought counts no more."""
+        self._wanted = {}
+        self._revoke = {}
+        self.standing = Standing.MEMBER
+
+    def joined(self) -> None:
+        """It is a member now: a refusal was of before that. One that is meant comes again."""
+        self.standing = Standing.MEMBER
 
     def leave(self) -> None:
         """Nothing is wanted any more, whatever comes."""

@@ -245,12 +245,14 @@ class PullMember(Process):
                 self._bind(session)
             elif status is Status.OK:
                 session.joined = True
+                session.duties.joined()
                 self._beat(session)
                 self._work(session)
             else:
                 self._end(session)
 
         if not session.over:
+            session.duties.joins()
             self._call(session, Bind(self.member), 2, answered)
 
     def _beat(self, session: Session) -> None:

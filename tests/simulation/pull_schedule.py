@@ -75,7 +75,9 @@ class PullSchedule(Course):
             broker,
             self.oracle,
             Election(world, broker, GroupState.new(self.partitions)),
-            PullSettings(GROUP, self.partitions, session_timeout=3.0, rejoin_grace=grace),
+            PullSettings(
+                GROUP, self.partitions, session_timeout=rng.choice((1.0, 3.0, 3.0)), rejoin_grace=grace
+            ),
             GroupLayout(self.partitions),
             parts,
             self.performed,

@@ -109,3 +109,22 @@ def test_who_leaves_wants_nothing_any_more() -> None:
     duties.leave()
     duties.take(Assignment(1, 1, partitions={0: 1, 1: 1}))
     assert duties.next() == GiveUp((0,))
+
+
+def test_what_a_try_to_join_has_brought_counts_no_more_in_the_next_one() -> None:
+    duties = Duties()
+    duties.joins()
+    duties.take(Assignment(1, 3, partitions={0: 3}, revoke={1: [1]}))
+    duties.joins()
+    assert duties.next() is None
+    assert duties.released() == []
+
+
+def test_a_refusal_from_before_it_was_a_member_counts_no_more() -> None:
+    duties = Duties()
+    duties.joins()
+    duties.take(Assignment(1, 3, Standing.REPLACED))
+    duties.joined()
+    assert duties.standing is Standing.MEMBER
+    duties.take(Assignment(1, 4, Standing.REPLACED))
+    assert duties.standing is Standing.REPLACED
