@@ -54,6 +54,13 @@ class BelievesOldEpochs(Duties):
         return super().take(assignment)
 
 
+class ActsOnOldNews(Duties):
+    """Joins again with what it was told before."""
+
+    def joins(self) -> None:
+        return
+
+
 class ReleasesAtOnce(Duties):
     """Says that it has given up what it is asked to give up."""
 
@@ -96,7 +103,7 @@ class RetriesLater(Lanes):
 
 _COORDINATORS = (KeepsTheToken, KeepsTheTokenOfTheNext, AssignsWithoutRevoking, NeverForgetsDead)
 _ASSIGNMENTS = (RevokesNothing, ForgetsHandoversDone)
-_DUTIES = (BelievesOldEpochs, ReleasesAtOnce)
+_DUTIES = (BelievesOldEpochs, ActsOnOldNews, ReleasesAtOnce)
 _LANES = (StartsAfterDrop, OneLaneEach, RetriesLater)
 
 PULL_MUTANTS: Mapping[str, PullParts] = {

@@ -22,7 +22,7 @@ from tests.simulation.pull_scene import COMMANDS, GROUP, PullParts, Scene
 from tests.simulation.pull_term import Candidate, ModelTerm
 from tests.simulation.world import Process
 
-TRAPPED: tuple[type[ev.Effect], ...] = (ev.Drain, ev.Drain, ev.Assign, ev.Reclaim, ev.Cancel, ev.Save)
+TRAPPED: tuple[type[ev.Effect], ...] = (ev.Drain, ev.Drain, ev.Assign, ev.Assign, ev.Reclaim, ev.Cancel)
 """What happens in the very moment of one of these is the most dangerous."""
 
 
@@ -169,7 +169,7 @@ class PullSchedule(Course):
             world.after(when, self.unless_healed, rng.choice(actions))
             if rng.random() < 0.3:
                 world.after(when + rng.uniform(0, 0.6), self.unless_healed, rng.choice(actions))
-        for _ in range(rng.randint(0, 4)):
+        for _ in range(rng.randint(0, 6)):
             sprung = actions if self.kind == "planned" or rng.random() < 0.5 else faults.of_coordinators()
             self.traps.append((rng.choice(TRAPPED), rng.choice(sprung)))
         return length
