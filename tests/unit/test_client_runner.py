@@ -1,9 +1,10 @@
 """The runner with a broker that is only played: what is settled when, and what is not."""
 
 import asyncio
+import contextlib
 import contextvars
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,6 +86,31 @@ async def test_acks_of_a_few_milliseconds_are_put_together():
     await until(lambda: world.acked.calls)
     assert world.acked.calls == [("upto", 3)]
     assert world.runner.handled == 3
+
+
+async def test_the_acks_of_all_partitions_go_out_in_one_write():
+    async def handle(message: Message) -> None: ...
+
+    world = World(handle)
+    other = Partition(
+        Owned(4, "q.4", 7), world.runner.lanes, HeaderKey("k"), 100, world.runner.pump, lambda *_: None
+    )
+    other._channel = world.acked  # type: ignore[assignment]
+    calls = world.acked.calls
+
+    @contextlib.contextmanager
+    def one_write() -> Iterator[None]:
+        calls.append("begin")
+        yield
+        calls.append("end")
+
+    world.runner.connection = SimpleNamespace(one_write=one_write)  # type: ignore[assignment]
+    world.runner.lanes.add(Item(other.stream, 5, b"b", raw_message(b"b").raw))
+    world.deliver("a")
+    await until(lambda: "end" in calls)
+    assert calls[0] == "begin"
+    assert sorted(calls[1:-1]) == [("upto", 1), ("upto", 5)]
+    assert calls[-1] == "end"
 
 
 async def test_a_message_that_cannot_be_put_away_is_not_acknowledged_and_its_key_waits(
