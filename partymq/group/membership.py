@@ -15,7 +15,8 @@ MOST_MEMBERS: Final = 2000
 RETRY_MOST: Final = 60.0
 """Seconds between two tries of the same thing at most."""
 _LONG_GAP: Final = 3.0
-"""Seconds between two ticks after which the process is taken to have been stopped meanwhile."""
+"""Seconds between two ticks after which the process is taken to have been stopped meanwhile: what members
+have said in that time is still to be heard. Less where patience is short, but never less than a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +96,10 @@ class Membership:
 
     def tick(self, now: float) -> None:
         """Let time pass: members expire, are set aside, recover."""
-        if now - self._last_tick > _LONG_GAP:
+        timing = self._timing
+        if now - self._last_tick > min(_LONG_GAP, max(1.0, timing.expires_after / 2)):
             self.forgive(now)
         self._last_tick = now
-        timing = self._timing
         for hostname, member in self._members.items():
             watch = self.watches[hostname]
             no_consumer = watch.consumerless_since

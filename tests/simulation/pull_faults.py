@@ -154,6 +154,7 @@ class PullFaults:
             return
         duration = self.rng.choice((0.5, 2.2, 3.5, 8.0))
         self.world.tell(process.name, "hangs for %.1f s", duration)
+        self.schedule.oracle.hung.add(process.name)
         process.freeze()
         life = process.life
         for connection in connections():

@@ -15,6 +15,8 @@ class PullOracle(Oracle):
     def __init__(self, world: World, keys: int, partitions: int, *, faults: bool) -> None:
         super().__init__(world, keys, faults=faults)
         self._newest: list[tuple[int, str]] = [(0, "")] * partitions
+        self.hung: set[str] = set()
+        """Processes that have, and may first go on with what they were told before."""
         self.namesakes: set[str] = set()
         """Processes of one name at the same time, of which the later to join replaces the other. While that
         one does not know it, the broker may have it next in line: one at a time, in order, but with a token
@@ -26,7 +28,7 @@ class PullOracle(Oracle):
         It keeps that one waiting, so nothing is handled twice; but without a fault nobody should be there.
         """
         newest, holder = self._newest[partition]
-        if token < newest and not self._has_namesake(who):
+        if token < newest and not self._has_namesake(who) and _process(who) not in self.hung:
             self.fail("%s consumes %d with token %d; %s has %d", who, partition, token, holder, newest)
         if others and not self.faults:
             self.fail("%s consumes %d before %s has given it up", who, partition, holder)
@@ -54,7 +56,7 @@ class PullOracle(Oracle):
         self.begins(who, message)
 
     def _has_namesake(self, who: str) -> bool:
-        return who.rpartition(".")[0] in self.namesakes
+        return _process(who) in self.namesakes
 
     def zombie_handles(self, who: str, message: Message, partition: int, token: int) -> None:
         """A member that the broker holds for dead does not know it yet."""
@@ -74,3 +76,7 @@ class PullOracle(Oracle):
         """The broker removes a message from a partition's queue."""
         if isinstance(body, Message) and body.number not in self.keys[body.key].done:
             self.fail("%s is acknowledged, and nobody has handled it", body)
+
+
+def _process(who: str) -> str:
+    return who.rpartition(".")[0]

@@ -255,6 +255,18 @@ def test_a_long_gap_between_two_ticks_is_our_own_fault() -> None:
     assert life.where() is S.LOST
 
 
+def test_with_short_patience_a_shorter_gap_is_our_own_fault() -> None:
+    life = Life()
+    life.membership = Membership(life.state, Timing(expires_after=2.0))
+    life.membership.start(life.now, 1e9)
+    life.joins()
+    life.now += 2.5
+    life.membership.tick(life.now)
+    assert life.where() is S.READY
+    life.waits(2)
+    assert life.where() is S.LOST
+
+
 def test_a_new_coordinator_gives_everybody_the_full_time() -> None:
     life = Life()
     life.joins()
