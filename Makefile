@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 MODE ?= push
 
-.PHONY: help setup test test-fast lint format types docs demo serve bench bench-consume bench-publish chaos simulate lock hooks clean
+.PHONY: help setup test test-fast lint format types docs demo serve bench bench-consume bench-publish chaos soak simulate lock hooks clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-publish: setup ## the publisher of pull groups beside aio-pika's
 
 chaos: setup ## faults at random against real processes and a real broker (ARGS='--seconds=600 --seed=N')
 	@$(BIN)/python -m verify $(ARGS)
+
+soak: setup ## the same for pull groups: real members of the library, every message of every key checked (ARGS='--seconds=600 --seed=N')
+	@$(BIN)/python -m verify.pull $(ARGS)
 
 simulate: setup ## random schedules of joins, crashes and delays, with the promises as invariants (ARGS='--mode=pull --seconds=60')
 	@$(BIN)/python -m tests.simulation $(ARGS)

@@ -2,33 +2,28 @@
 
 import random
 import signal
-import time
 from collections.abc import Callable
 from typing import Final
 
 from tests.broker.tcp_proxy import BOTH, DOWN, UP
-from verify.world import COMMANDS, EXCHANGE, Pod, Server, World
-
-End = tuple[float, Callable[[], None]]
-"""Seconds from now, and what to do then."""
+from verify.schedule import Schedule
+from verify.stage import Pod
+from verify.world import COMMANDS, EXCHANGE, Server, World
 
 _MOST_MEMBERS: Final = 6
 
 
-class Faults:
-    """Chooses faults by a seed and does them.
+class Faults(Schedule):
+    """The faults of a push group.
 
     Args:
         planned: only what happens in daily work: scaling and restarts as planned.
     """
 
     def __init__(self, world: World, chooser: random.Random, *, planned: bool = False) -> None:
-        self._world = world
-        self._random = chooser
-        self._ends: list[End] = []
+        super().__init__(world, chooser)
+        self._world: World = world
         self._names = 0
-        self._busy: set[object] = set()
-        self.done: dict[str, int] = {}
         gentle: list[tuple[Callable[[], bool], int]] = [
             (self.join, 6),
             (self.leave, 5),
@@ -56,47 +51,6 @@ class Faults:
             (self.hide_queues, 2),
         ]
         self._actions = gentle if planned else gentle + rough
-
-    # When -------------------------------------------------------------------------------------------
-
-    def tick(self) -> None:
-        """End what is due."""
-        now = time.monotonic()
-        for end in sorted((end for end in self._ends if end[0] <= now), key=lambda end: end[0]):
-            self._ends.remove(end)
-            end[1]()
-
-    def begin(self) -> None:
-        """Begin one fault, chosen by chance."""
-        actions, weights = zip(*self._actions, strict=True)
-        for _ in range(20):
-            action = self._random.choices(actions, weights)[0]
-            if action():
-                name = action.__name__
-                self.done[name] = self.done.get(name, 0) + 1
-                return
-
-    def end_all(self) -> None:
-        """End everything that has been begun."""
-        for end in sorted(self._ends, key=lambda end: end[0]):
-            end[1]()
-        self._ends.clear()
-
-    def _later(self, low: float, high: float, what: Callable[[], None], busy: object = None) -> float:
-        seconds = self._random.uniform(low, high)
-        if busy is not None:
-            self._busy.add(busy)
-
-        def end() -> None:
-            self._busy.discard(busy)
-            what()
-
-        self._ends.append((time.monotonic() + seconds, end))
-        return seconds
-
-    def _tell(self, text: str) -> bool:
-        self._world.log(text)
-        return True
 
     # Members ----------------------------------------------------------------------------------------
 
@@ -303,24 +257,6 @@ class Faults:
 
     # The broker ---------------------------------------------------------------------------------------
 
-    def _quiet_broker(self) -> bool:
-        return self._world.broker_up and self._world.node not in self._busy
-
-    def kill_broker(self) -> bool:
-        if not self._quiet_broker():
-            return False
-        self._world.kill_broker()
-        self._later(0.0, 5.0, self._world.start_broker, self._world.node)
-        return self._tell("the broker is killed, and started again")
-
-    def restart_broker(self) -> bool:
-        if not self._quiet_broker():
-            return False
-        self._world.node.stop()
-        self._world.broker_up = False
-        self._later(0.0, 5.0, self._world.start_broker, self._world.node)
-        return self._tell("the broker is restarted in order")
-
     def delete_own_queue(self) -> bool:
         """Somebody deletes the queue of the commands."""
         if not self._quiet_broker():
@@ -337,13 +273,3 @@ class Faults:
         proxy.cut()
         seconds = self._later(0.5, 20.0, proxy.resume, proxy)
         return self._tell(f"the management API is away for {seconds:.1f} s")
-
-    def memory_alarm(self) -> bool:
-        if not self._quiet_broker():
-            return False
-        node = self._world.node
-        node.ctl("set_vm_memory_high_watermark", "0.0000001")
-        seconds = self._later(
-            1.0, 15.0, lambda: node.ctl("set_vm_memory_high_watermark", "0.4") and None, self._world.node
-        )
-        return self._tell(f"the broker is short of memory for {seconds:.1f} s")

@@ -7,6 +7,17 @@
     H key seq    hangs in it for a while
     A key seq    gave it up unfinished: the connection broke
 
+Members of pull groups write their fencing token behind B, E, X and F, and besides:
+
+    J            was told that all its partitions are lost
+    F key seq    failed in it; it will be tried again, or was parked
+    X key seq    failed in it for good: it goes to the dead-letter queue
+
+and their publisher:
+
+    P key seq    was asked to publish
+    Q key seq    has the broker's confirm
+
 Each line is one write(2), so that a kill loses nothing that was written.
 """
 
@@ -17,12 +28,13 @@ from typing import NamedTuple
 
 
 class Note(NamedTuple):
-    """One line. `at`: monotonic seconds. `key` and `seq` are -1 for `C` and `R`."""
+    """One line. `at`: monotonic seconds. `key` and `seq` are -1 for `C`, `R` and `J`."""
 
     at: float
     kind: str
     key: int
     seq: int
+    token: int = 0
 
 
 class Notebook:
@@ -31,8 +43,8 @@ class Notebook:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    def write(self, kind: str, key: int = -1, seq: int = -1) -> None:
-        os.write(self._file, f"{time.monotonic_ns()} {kind} {key} {seq}\n".encode())
+    def write(self, kind: str, key: int = -1, seq: int = -1, token: int = 0) -> None:
+        os.write(self._file, f"{time.monotonic_ns()} {kind} {key} {seq} {token}\n".encode())
 
 
 class Reader:
@@ -53,6 +65,6 @@ class Reader:
         self._at += len(block)
         notes = []
         for line in block.decode().splitlines():
-            at, kind, key, seq = line.split()
-            notes.append(Note(int(at) / 1e9, kind, int(key), int(seq)))
+            at, kind, key, seq, token = line.split()
+            notes.append(Note(int(at) / 1e9, kind, int(key), int(seq), int(token)))
         return notes

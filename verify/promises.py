@@ -25,6 +25,8 @@ class Work:
     finished: bool
     zombie: bool
     """The broker held the member for dead meanwhile: nothing can be promised about what it does then."""
+    token: int = 0
+    """The fencing token, in a pull group."""
 
     def __str__(self) -> str:
         end = f"{self.ended:.4f}" if self.finished else f"{self.ended:.4f} (unfinished)"
@@ -60,19 +62,21 @@ def work_of(
     *,
     stops: Sequence[tuple[float, float]] = (),
     died: float = float("inf"),
+    patience: float = _HEARTBEAT,
 ) -> list[Work]:
     """A member's work by its notes.
 
     Args:
-        stops: from when until when it was stopped.
+        stops: from when until when it was stopped, or cut off.
         died: when it was killed.
+        patience: seconds for which it may stand still without being held for dead.
     """
     notes = list(notes)
-    connected = [note.at for note in notes if note.kind == "C"]
+    connected = [note.at for note in notes if note.kind in "CJ"]
     dead: list[tuple[float, float]] = []
     for since, until in stops:
-        noticed = next((at for at in connected if until <= at <= until + _AFTERLIFE), None)
-        if until - since < _HEARTBEAT:
+        noticed = next((at for at in connected if since <= at <= until + _AFTERLIFE), None)
+        if until - since < patience:
             continue
         if noticed is not None or died <= until + _AFTERLIFE:
             dead.append((since, died if noticed is None else noticed))
@@ -81,17 +85,20 @@ def work_of(
 
     def add(begin: Note, ended: float, finished: bool) -> None:
         zombie = any(ended >= since and begin.at <= until for since, until in dead)
-        works.append(Work(member, begin.key, begin.seq, begin.at, ended, finished, zombie))
+        works.append(Work(member, begin.key, begin.seq, begin.at, ended, finished, zombie, begin.token))
 
-    open_note: Note | None = None
+    begun: dict[int, Note] = {}
     for note in notes:
         if note.kind == "B":
-            open_note = note
-        elif open_note is not None and note.kind in "CEA":
-            add(open_note, note.at, note.kind == "E")
-            open_note = None
-    if open_note is not None:
-        add(open_note, max(open_note.at, died), finished=False)
+            begun[note.key] = note
+        elif note.kind == "C":
+            for begin in begun.values():
+                add(begin, note.at, finished=False)
+            begun.clear()
+        elif note.kind in "EXAF" and note.key in begun:
+            add(begun.pop(note.key), note.at, finished=note.kind in "EX")
+    for begin in begun.values():
+        add(begin, max(begin.at, died), finished=False)
     return works
 
 

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from verify.faults import Faults
 from verify.promises import Verdict, check
+from verify.schedule import Schedule
+from verify.stage import Stage
 from verify.world import World
 
 _NO_PROGRESS: Final = 90.0
@@ -78,7 +80,7 @@ def run(plan: Plan, folder: Path, log: Callable[[str], None]) -> Outcome:
             faults.join()
         counts = world.counts()
         settling = time.monotonic()
-        stuck = _settle(world, sum(counts), faults, log)
+        stuck = settle(world, sum(counts), faults, log)
         settled_after = time.monotonic() - settling
         works = [work for pod in world.pods for work in pod.work()]
         failed = [
@@ -90,7 +92,7 @@ def run(plan: Plan, folder: Path, log: Callable[[str], None]) -> Outcome:
     return Outcome(verdict, faults.done, time.monotonic() - began, settled_after, failed, stuck)
 
 
-def _settle(world: World, messages: int, faults: Faults, log: Callable[[str], None]) -> Any:
+def settle(world: Stage, messages: int, faults: Schedule, log: Callable[[str], None]) -> Any:
     """Wait until every message is finished; what the group looks like if that does not come."""
     done, since = 0, time.monotonic()
     told = since

@@ -12,7 +12,8 @@ import pika.exceptions
 
 from tests.blackbox.outsider import DEADLINE, until
 from verify.promises import Verdict, check
-from verify.world import Pod, member_command
+from verify.stage import Pod
+from verify.world import member_command
 
 SOURCE = "partymq.q.source"
 

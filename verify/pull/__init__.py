@@ -1,0 +1,1 @@
+"""The soak: a pull group of real processes under random faults, every message of every key checked."""

@@ -1,0 +1,178 @@
+"""What runs: a broker, and a pull group of members and a publisher, each behind a proxy of its own."""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pika.exceptions
+
+from partymq.demo.children import Child
+from partymq.group.names import dead_letter_queue
+from tests.broker.tcp_proxy import TcpProxy
+from verify.notes import Note, Reader
+from verify.promises import Work, work_of
+from verify.stage import Pod, Stage
+
+GROUP = "soak"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How the group is set up. Seconds."""
+
+    queue_type: str
+    partitions: int
+    session_timeout: float
+    rejoin_grace: float
+    on_failure: str
+
+    @classmethod
+    def chosen(cls, chooser: random.Random, queue_type: str | None) -> "Setting":
+        """One of many; `queue_type`: the one to take."""
+        drawn = chooser.choice(("quorum", "classic"))
+        return cls(
+            queue_type or drawn,
+            chooser.choice((8, 24)),
+            4.0,
+            chooser.choice((0.0, 0.0, 3.0)),
+            chooser.choice(("dead-letter", "park")),
+        )
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which the broker may give up a connection on which it hears nothing."""
+        return self.session_timeout / 4
+
+
+class Connected(Pod):
+    """A member's process behind a proxy of its own."""
+
+    def __init__(self, name: str, command: list[str], folder: Path, number: int, proxy: TcpProxy) -> None:
+        self.proxy = proxy
+        self.number = number
+        super().__init__(name, command, folder, number)
+
+    @property
+    def label(self) -> str:
+        """Tells it from others of its name."""
+        return f"{self.name}({self.process.pid})"
+
+    def unplugged(self, since: float) -> None:
+        """It was cut off from then until now."""
+        self.stops.append((since, time.monotonic()))
+
+
+class PullGroup(Stage):
+    """All of it. Use it as a context manager; nothing outlives it."""
+
+    def __init__(
+        self, folder: Path, chooser: random.Random, log: Callable[[str], None], setting: Setting
+    ) -> None:
+        super().__init__(folder, chooser, log)
+        self.setting = setting
+        self.members: list[Connected] = []
+        self._releasing: Child | None = None
+        self._notes = Reader(folder / "notes-publisher")
+        self.published: list[Note] = []
+
+    def __enter__(self) -> "PullGroup":
+        super().__enter__()
+        self.plug = TcpProxy("127.0.0.1", self.node.port).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._releasing is not None:
+            self._releasing.kill()
+        self.end_processes()
+        for proxy in (self.plug, *(pod.proxy for pod in self.members)):
+            proxy.close()
+        self.node.close()
+
+    def _python(self, module: str, *options: str) -> list[str]:
+        return [sys.executable, "-m", module, f"--group={GROUP}", *options]
+
+    def join(self, name: str, *options: str) -> Connected:
+        """A new process of a member."""
+        proxy = TcpProxy("127.0.0.1", self.node.port).start()
+        command = self._python(
+            "verify.pull.member",
+            f"--name={name}",
+            f"--amqp={proxy.url(self.node.amqp_url)}%2f",
+            f"--session-timeout={self.setting.session_timeout}",
+            f"--rejoin-grace={self.setting.rejoin_grace}",
+            f"--on-failure={self.setting.on_failure}",
+            *options,
+        )
+        pod = Connected(name, command, self.folder, len(self.pods), proxy)
+        self.pods.append(pod)
+        self.members.append(pod)
+        return pod
+
+    def publish(self, seed: int, rate: float) -> None:
+        """Begin to publish."""
+        command = self._python(
+            "verify.pull.publisher",
+            f"--amqp={self.plug.url(self.node.amqp_url)}%2f",
+            f"--notes={self.folder / 'notes-publisher'}",
+            f"--counts={self.folder / 'counts'}",
+            f"--partitions={self.setting.partitions}",
+            f"--queue-type={self.setting.queue_type}",
+            f"--seed={seed}",
+            f"--rate={rate}",
+        )
+        self.publisher = Child("publisher", command, self.folder / "publisher.log")
+
+    def done(self) -> int:
+        """Different messages that are through with: handled, or given up for good."""
+        through: set[tuple[int, int]] = set()
+        for pod in self.pods:
+            pod.look()
+            through.update((note.key, note.seq) for note in pod.read if note.kind in "EX")
+        return len(through)
+
+    def look_at_publisher(self) -> None:
+        """Read what it has noted."""
+        self.published += self._notes.more()
+
+    def works(self) -> list[Work]:
+        """All work of all members."""
+        works: list[Work] = []
+        for pod in self.members:
+            pod.look()
+            works += work_of(
+                pod.label, pod.read, stops=pod.stops, died=pod.died, patience=self.setting.patience
+            )
+        return works
+
+    def release(self) -> None:
+        """Have what is parked by now handled, as an operator does it."""
+        if self._releasing is not None and self._releasing.status is None:
+            return
+        command = ["partymq", "parked", "release", GROUP, "--all", "--wait=0", f"--url={self.node.amqp_url}"]
+        self._releasing = Child("release", [sys.executable, "-m", *command], self.folder / "release.log")
+
+    def dead_letters(self) -> set[tuple[int, int]]:
+        """Key and number of what is in the dead-letter queue."""
+        found: set[tuple[int, int]] = set()
+        with self._connected() as connection:
+            channel = connection.channel()
+            try:
+                for _, _, body in channel.consume(dead_letter_queue(GROUP), inactivity_timeout=1.0):
+                    if body is None:
+                        break
+                    key, seq = body.split(b" ")[:2]
+                    found.add((int(key), int(seq)))
+            except pika.exceptions.ChannelClosedByBroker as refused:
+                if refused.reply_code != 404:
+                    raise
+        return found
+
+    def group(self) -> object:
+        """What the group says of itself."""
+        command = ["partymq", "group", "describe", GROUP, "--json", f"--url={self.node.amqp_url}"]
+        told = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=30)
+        return told.stdout or told.stderr or "nothing"
