@@ -54,6 +54,8 @@ from partymq.group.wire import (
 
 _CALL: Final = 2.0
 """Seconds for one call to the coordinator."""
+_ASK_AGAIN: Final = 0.05
+"""Seconds until the coordinator is asked again that could not be."""
 _FIRST_WAIT: Final = 0.05
 _LONGEST_WAIT: Final = 5.0
 _LIVED: Final = 10.0
@@ -107,6 +109,8 @@ class _Session:
     commands: CommandClient
     duties: Duties = field(default_factory=Duties)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set with the first assignment that takes it for a member."""
 
 
 class Membership:
@@ -280,6 +284,8 @@ class Membership:
         def told(assignment: Assignment) -> None:
             if session.duties.take(assignment):
                 session.news.set()
+                if assignment.standing is Standing.MEMBER:
+                    session.told.set()
 
         commands = CommandClient(connection, self._group, timeout=_CALL, on_assignment=told, speak_on=voice)
         session = _Session(connection, layout, commands)
@@ -287,16 +293,35 @@ class Membership:
 
     async def _join(self, session: _Session, owner: Owner) -> None:
         """Become a member, however long nobody coordinates."""
-        while True:
-            session.duties.joins()
-            try:
-                # Pending already: an earlier try of ours, or of a process that had the name, came through.
-                await self._call(session, Bind(self.name), Status.ALREADY_PENDING)
-                await self._call(session, Ready(self.name, session.commands.control))
-            except NoCoordinator:
-                continue
-            session.duties.joined()
-            return
+        told = asyncio.create_task(session.told.wait())
+        try:
+            while True:
+                session.duties.joins()
+                try:
+                    # Pending already: an earlier try, or a process that had the name, came through.
+                    await self._call(session, Bind(self.name), Status.ALREADY_PENDING)
+                    await self._get_ready(session, told)
+                except NoCoordinator:
+                    # While the broker takes no messages it is raised at once.
+                    await asyncio.sleep(_ASK_AGAIN)
+                    continue
+                session.duties.joined()
+                return
+        finally:
+            told.cancel()
+
+    async def _get_ready(self, session: _Session, told: "asyncio.Task[bool]") -> None:
+        """Say that it is ready, until that is answered, or the first assignment says so: a coordinator that
+        dies when it has saved that we are ready leaves the answer to the next one."""
+        asking = asyncio.create_task(self._call(session, Ready(self.name, session.commands.control)))
+        # Of an earlier try's assignments it can't be told whether they are of before the last `bind`.
+        waiting = {asking} if told.done() else {asking, told}
+        try:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if asking in done:
+                asking.result()
+        finally:
+            asking.cancel()
 
     async def _call(self, session: _Session, call: MemberCall, *allowed: Status) -> None:
         reply = await session.commands.call(uuid4().hex, call)

@@ -25,8 +25,10 @@ async def test_members_work_on_while_the_broker_takes_no_messages(
             assert member.connection is not None
             assert member.connection.blocked is None
         assert ({**one.tokens}, {**two.tokens}) == had
-        await node.ctl_async("set_vm_memory_high_watermark", "0.9")
         three = Member(node.amqp_url, one.journal, "three", session_timeout=1.0)
+        # Long enough for it to try to join; an event loop that it holds up would end the test.
+        await asyncio.sleep(1.5)
+        await node.ctl_async("set_vm_memory_high_watermark", "0.9")
         await until(lambda: shared(one, two, three), one, two, three)
         probe = await connect(BrokerUrl.parse(node.amqp_url), name="probe")
         channel = await probe.open_channel()

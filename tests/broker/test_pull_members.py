@@ -4,9 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from pamqp.commands import Basic
 
+from partymq.amqp.connection import connect
+from partymq.amqp.url import BrokerUrl
+from partymq.coordinator.commands import ASSIGNMENT, AnswerTo, serve_commands
 from partymq.errors import ConfigError
-from tests.broker.pull_members import PARTITIONS, Journal, Member, shared, until
+from partymq.group.wire import Assignment, Bind, Command, Ready, Reply, Status, encode
+from tests.broker.pull_members import GROUP, PARTITIONS, Journal, Member, shared, until
 from tests.broker.tcp_proxy import TcpProxy
 from tests.conftest import Vhost
 
@@ -157,3 +162,30 @@ async def test_a_second_process_of_a_name_takes_the_place_of_the_first(join: Joi
     with pytest.raises(ConfigError, match="another process has joined group g as 'one'"):
         await asyncio.wait_for(first.running, 10)
     await until(lambda: shared(second), second)
+
+
+async def test_the_first_assignment_answers_ready_where_the_coordinator_died_before_it_could(
+    vhost: Vhost, journal: Journal, join: Join
+) -> None:
+    connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="a coordinator")
+    voice = await connection.open_channel()
+    said: list[type] = []
+    telling: list[asyncio.Task[None]] = []
+
+    def heard(command: Command, answer: AnswerTo) -> None:
+        said.append(type(command.call))
+        match command.call:
+            case Bind():
+                answer(Reply(command.request_id, Status.OK))
+            case Ready(_, str(queue)):
+                assignment = encode(Assignment(1, 1, partitions={3: 1}))
+                properties = Basic.Properties(message_type=ASSIGNMENT)
+                telling.append(asyncio.create_task(voice.publish("", queue, assignment, properties)))
+
+    await voice.select_confirms()
+    await serve_commands(connection, GROUP, heard)
+    one = join("one", coordinator="server")
+    await until(lambda: one.tokens == {3: 1}, one)
+    assert said.count(Ready) == 1
+    await asyncio.gather(*telling)
+    await connection.close()
