@@ -6,8 +6,11 @@ import typer
 
 from partymq.cli.brokers import DEFAULT_URL, Group, Json, Url, print_json, print_table, with_connection
 
+_NOT_FOUND = 404
+
 if TYPE_CHECKING:
     from partymq.amqp.connection import Connection
+    from partymq.amqp.topology import QueueInfo
 
 app = typer.Typer(no_args_is_help=True, help="Create, describe and delete pull groups.")
 
@@ -25,7 +28,7 @@ def create(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Declare a group's queues and exchanges; nothing where it is there with these settings."""
-    from partymq.client.topology import agree
+    from partymq.coordinator.pull_topology import agree
     from partymq.group.layout import key_rule
 
     wish: dict[str, Any] = {"partitions": partitions, "queue_type": queue_type, "ingress": ingress}
@@ -51,6 +54,64 @@ def describe(group: Group, json: Json = False, url: Url = DEFAULT_URL) -> None:
 
 
 @app.command()
+def resize(
+    group: Group,
+    partitions: Annotated[int, typer.Option("--partitions", min=1, help="The new number of partitions.")],
+    wait: Annotated[bool, typer.Option(help="Until all that was in the old partitions is handled.")] = True,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Give a group another number of partitions while it is at work; the order of each key is kept."""
+    with_connection(url, lambda connection: _resize(connection, group, partitions, wait))
+
+
+async def _resize(connection: "Connection", group: str, partitions: int, wait: bool) -> None:
+    import asyncio
+
+    from partymq.coordinator.pull_topology import read_layout, resize
+
+    await _layout(connection, group)
+    layout = await resize(connection, group, partitions)
+    typer.echo(f"group {group}: publishers use {layout.partitions} partitions from now on")
+    said = ""
+    while (before := layout.before()) is not None:
+        left, consumers = await _left(connection, group, before)
+        text = (
+            f"{left} messages ready in the {before.partitions} old partitions, {consumers} of them consumed"
+        )
+        if not wait:
+            typer.echo(f"{text}; members go on with it (`partymq group describe {group}`)")
+            return
+        if text != said:
+            typer.echo(text)
+            said = text
+        await asyncio.sleep(0.5)
+        layout = await read_layout(connection, group) or layout
+    typer.echo(f"group {group}: {layout.partitions} partitions; nothing is left of the old ones")
+
+
+async def _left(connection: "Connection", group: str, before: Any) -> tuple[int, int]:
+    """What is ready in the partitions of a layout, and how many have a consumer."""
+    states = [await _state(connection, before.queue(group, number)) for number in range(before.partitions)]
+    return sum(state.messages for state in states), sum(state.consumers for state in states)
+
+
+async def _state(connection: "Connection", queue: str) -> "QueueInfo":
+    """What is in a queue; nothing where it is gone."""
+    from partymq.amqp.topology import QueueInfo
+    from partymq.errors import ChannelClosed
+
+    channel = await connection.open_channel()
+    try:
+        return await channel.declare_queue(queue, passive=True)
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+        return QueueInfo(queue, 0, 0)
+    finally:
+        await channel.close()
+
+
+@app.command()
 def delete(
     group: Group,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -69,14 +130,14 @@ async def _describe(connection: "Connection", group: str) -> dict[str, Any]:
     from partymq.group.names import dead_letter_queue, parked_queue
 
     layout = await _layout(connection, group)
-    channel = await connection.open_channel()
     queues = []
-    for partition in range(layout.partitions):
-        name = layout.queue(group, partition)
-        state = await channel.declare_queue(name, passive=True)
-        queues.append(
-            {"partition": partition, "ready": state.messages, "consumers": state.consumers, "queue": name}
-        )
+    for one in (layout.before(), layout):
+        for partition in range(one.partitions if one is not None else 0):
+            name = one.queue(group, partition)
+            state = await _state(connection, name)
+            queues.append(
+                {"partition": partition, "ready": state.messages, "consumers": state.consumers, "queue": name}
+            )
     return {
         "group": group,
         **layout.describe(),
@@ -88,13 +149,13 @@ async def _describe(connection: "Connection", group: str) -> dict[str, Any]:
 
 
 async def _delete(connection: "Connection", group: str, force: bool) -> int:
-    from partymq.client.topology import delete
+    from partymq.coordinator.pull_topology import delete
 
     return await delete(connection, group, await _layout(connection, group), if_unused=not force)
 
 
 async def _layout(connection: "Connection", group: str) -> Any:
-    from partymq.client.topology import read_layout
+    from partymq.coordinator.pull_topology import read_layout
     from partymq.errors import UnknownGroup
 
     layout = await read_layout(connection, group)

@@ -22,7 +22,7 @@ from partymq.client.failure import (
 )
 from partymq.client.message import Raw
 from partymq.client.parking import SEQUENCE_HEADER, sift
-from partymq.client.topology import read_layout
+from partymq.coordinator.pull_topology import read_layout
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ProtocolError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import dead_letter_queue, hash_exchange, parked_queue, write_exchange

@@ -21,6 +21,8 @@ from partymq.group.key import KeyFinder
 
 _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 5.0
+_IDLE: Final = 0.5
+"""Seconds for which there has to be nothing of a partition until it counts as idle."""
 """Seconds until a queue that can't be consumed is tried again; doubled each time."""
 
 _log = structlog.get_logger(__name__)
@@ -48,6 +50,8 @@ class Holdings:
         self._watching: asyncio.Task[None] | None = None
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._idle_since: dict[int, float] = {}
+        self._clock = asyncio.get_running_loop().time
 
     def __repr__(self) -> str:
         return f"<Holdings of group {self._group}: partitions {sorted(self._partitions)}>"
@@ -55,7 +59,7 @@ class Holdings:
     @property
     def numbers(self) -> list[int]:
         """The partitions that are ours."""
-        return sorted(self._partitions)
+        return sorted({partition.owned.number for partition in self._partitions.values()})
 
     # Called by the ownership ----------------------------------------------------------------------
 
@@ -70,7 +74,7 @@ class Holdings:
         else:
             assert self._runner.parking is not None
             parking = self._runner.parking
-        await parking.learn([owned.number for owned in gain.partitions])
+        await parking.learn(gain.partitions, gain.total if gain.computed else None)
         await self._hooks.call_assigned([owned.number for owned in gain.partitions])
         terms = _Terms(gain.connection, gain.key, self._settings.prefetch_of(gain.total))
         opened = await asyncio.gather(
@@ -79,6 +83,19 @@ class Holdings:
         for error in opened:
             if error is not None:
                 raise error
+
+    def idle(self, partitions: Collection[int]) -> list[int]:
+        """See `Owner`."""
+        now = self._clock()
+        empty = {
+            identity: self._idle_since.get(identity, now)
+            for identity in partitions
+            if (partition := self._partitions.get(identity)) is not None
+            and not partition.stream
+            and not partition.side
+        }
+        self._idle_since = empty
+        return [identity for identity, since in empty.items() if now - since >= _IDLE]
 
     async def revoke(self, partitions: Collection[int]) -> None:
         """See `Owner`."""
@@ -95,10 +112,10 @@ class Holdings:
         await self._hooks.call_revoked([partition.owned.number for partition in kept])
         await asyncio.gather(*(partition.close() for partition in kept))
         if self._runner.parking is not None:
-            self._runner.parking.forget([partition.owned.number for partition in leaving])
+            self._runner.parking.forget([partition.owned.id for partition in leaving])
         for partition in leaving:
-            if self._partitions.get(partition.owned.number) is partition:
-                del self._partitions[partition.owned.number]
+            if self._partitions.get(partition.owned.id) is partition:
+                del self._partitions[partition.owned.id]
 
     def lost(self, error: BrokerError) -> None:
         """See `Owner`."""
@@ -148,7 +165,7 @@ class Holdings:
             self._runner.pump,
             lambda broken, error: self._broken(broken, error, terms),
         )
-        self._partitions[owned.number] = partition
+        self._partitions[owned.id] = partition
         try:
             await partition.open(terms.connection)
         except BaseException:
@@ -157,13 +174,13 @@ class Holdings:
 
     def _broken(self, partition: Partition, error: BrokerError, terms: _Terms) -> None:
         """The broker does not let us consume its queue any more."""
-        if self._partitions.get(partition.owned.number) is partition and not partition.lost.is_set():
+        if self._partitions.get(partition.owned.id) is partition and not partition.lost.is_set():
             self._lose([partition])
             self._retry(partition.owned, error, terms)
 
     def _retry(self, owned: Owned, error: BrokerError, terms: _Terms) -> None:
         _log.error("a partition can't be consumed", partition=owned.number, error=str(error))
-        self._opening[owned.number] = self._task(self._reopen(owned, terms))
+        self._opening[owned.id] = self._task(self._reopen(owned, terms))
 
     async def _reopen(self, owned: Owned, terms: _Terms) -> None:
         delay = _FIRST_RETRY
@@ -176,7 +193,7 @@ class Holdings:
             except Exception as error:
                 _log.warning("a partition still can't be consumed", partition=owned.number, error=str(error))
             else:
-                del self._opening[owned.number]
+                del self._opening[owned.id]
                 return
 
     async def _watch(self, parking: Parking) -> None:

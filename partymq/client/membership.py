@@ -24,10 +24,10 @@ import structlog
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.client.ownership import Gain, Owned, Owner
-from partymq.client.topology import agree, finder
 from partymq.coordinator.candidate import Candidate, heartbeat_for
 from partymq.coordinator.commands import CommandClient
 from partymq.coordinator.pull import PullSettings
+from partymq.coordinator.pull_topology import agree, finder, read_layout
 from partymq.errors import (
     BrokerError,
     ConfigError,
@@ -40,6 +40,7 @@ from partymq.errors import (
 )
 from partymq.group.duties import Duties, GiveUp, Take
 from partymq.group.layout import GroupLayout
+from partymq.group.names import layout_and_number
 from partymq.group.wire import (
     Assignment,
     Bind,
@@ -63,6 +64,8 @@ _LIVED: Final = 10.0
 _LONGEST_NAME: Final = 255
 _BEATS: Final = 3
 """Heartbeats in a session timeout."""
+_IDLE_LOOK: Final = 0.25
+"""Seconds between two looks at what has become idle."""
 
 _log = structlog.get_logger(__name__)
 
@@ -253,7 +256,7 @@ class Membership:
                 return self._over(gone)
             working.result()
             self._session = session
-            beating = asyncio.create_task(self._beat(session))
+            beating = asyncio.create_task(self._beat(session, owner))
             working = asyncio.create_task(self._work(session, owner))
             await asyncio.wait({working, leaving, gone}, return_when=asyncio.FIRST_COMPLETED)
             if leaving.done() and not gone.done() and not working.done():
@@ -330,12 +333,18 @@ class Membership:
         if reply.status is not Status.OK and reply.status not in allowed:
             raise UnknownMember(f"group {self._group}: {type(call).__name__.lower()}: {reply.status.value}")
 
-    async def _beat(self, session: _Session) -> None:
+    async def _beat(self, session: _Session, owner: Owner) -> None:
+        """Heartbeats, and at once what has become idle of partitions that are to end."""
+        interval = self._settings.session_timeout / _BEATS
+        due, told = 0.0, tuple[int, ...]()
         while True:
             duties = session.duties
-            beat = Heartbeat(self.name, duties.epoch, duties.generation, session.commands.control)
-            session.commands.tell(beat)
-            await asyncio.sleep(self._settings.session_timeout / _BEATS)
+            idle = tuple(owner.idle(duties.retiring))
+            if monotonic() >= due or idle != told:
+                due, told = monotonic() + interval, idle
+                control = session.commands.control
+                session.commands.tell(Heartbeat(self.name, duties.epoch, duties.generation, control, idle))
+            await asyncio.sleep(min(interval, _IDLE_LOOK))
 
     async def _work(self, session: _Session, owner: Owner) -> None:
         """Do what the assignments ask for; returns when it is leaving and owns nothing."""
@@ -346,7 +355,8 @@ class Membership:
             step = duties.next()
             match step:
                 case Take(partitions):
-                    await owner.gained(self._gain(session, partitions))
+                    for gain in await self._gains(session, partitions):
+                        await owner.gained(gain)
                     duties.held(partitions)
                 case GiveUp(partitions):
                     await owner.revoke(partitions)
@@ -370,13 +380,32 @@ class Membership:
             )
         raise UnknownMember(f"group {self._group} does not know {self.name} (any more)")
 
-    def _gain(self, session: _Session, partitions: dict[int, int]) -> Gain:
-        layout = session.layout
-        owned = [
-            Owned(number, layout.queue(self._group, number), token)
-            for number, token in sorted(partitions.items())
-        ]
-        return Gain(session.connection, owned, layout.partitions, finder(layout))
+    async def _gains(self, session: _Session, partitions: dict[int, int]) -> list[Gain]:
+        """What partitions (by id, with their tokens) are; those of each layout by themselves."""
+        by_layout: dict[int, list[Owned]] = {}
+        for identity, token in sorted(partitions.items()):
+            number, partition = layout_and_number(identity)
+            layout = await self._layout(session, number)
+            queue = layout.queue(self._group, partition)
+            by_layout.setdefault(number, []).append(Owned(partition, queue, token, number))
+        gains = []
+        for number, owned in by_layout.items():
+            layout = await self._layout(session, number)
+            resized = number > 1 and layout.ingress != "hash-exchange"
+            gains.append(Gain(session.connection, owned, layout.partitions, finder(layout), resized))
+        return gains
+
+    async def _layout(self, session: _Session, number: int) -> GroupLayout:
+        """The layout of this number; the group's settings are read again where it is not known."""
+        for attempt in range(2):
+            for layout in (session.layout, session.layout.before()):
+                if layout is not None and layout.layout == number:
+                    return layout
+            found = None if attempt else await read_layout(session.connection, self._group)
+            session.layout = found or session.layout
+        raise UnknownMember(
+            f"group {self._group}: the settings in the broker know nothing of layout {number}"
+        )
 
     async def _leave(
         self, session: _Session, working: "asyncio.Task[None]", gone: "asyncio.Task[BrokerError]"

@@ -19,6 +19,7 @@ from typing import Protocol
 from partymq.amqp.connection import Connection
 from partymq.errors import BrokerError
 from partymq.group.key import KeyFinder
+from partymq.group.names import partition_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Owned:
 
     Attributes:
         number: the partition.
+        layout: the number of the layout that it is of.
         queue: its queue, which is there, with a single active consumer.
         token: its fencing token.
     """
@@ -34,6 +36,12 @@ class Owned:
     number: int
     queue: str
     token: int
+    layout: int = 1
+
+    @property
+    def id(self) -> int:
+        """Tells it from partitions of the same number in another layout."""
+        return partition_id(self.layout, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +54,14 @@ class Gain:
         total: the group's number of partitions; bounds the prefetch of each.
         key: finds the key of a message: `group.key.make_finder(rule)`; where the router has been in between,
             `router.contents.leftover_finder(rule)`, as it moves some keys to a header.
+        computed: what was parked of a key before a resize belongs to crc32 modulo `total`.
     """
 
     connection: Connection
     partitions: Sequence[Owned]
     total: int
     key: KeyFinder
+    computed: bool = False
 
 
 class Owner(Protocol):
@@ -66,8 +76,12 @@ class Owner(Protocol):
         end `run`. A queue that can't be consumed is tried again and again while its partition is owned.
         """
 
+    def idle(self, partitions: Collection[int]) -> list[int]:
+        """Those of these partitions (ids) of which it has had nothing for a while: no message that is not
+        acknowledged."""
+
     async def revoke(self, partitions: Collection[int]) -> None:
-        """Gives partitions up: starts nothing more, waits for what is running (as long as that takes),
+        """Gives partitions (ids) up: starts nothing more, waits for what is running (as long as that takes),
         acknowledges it, and gives the rest back. Those that are not owned are passed over. Never raises a
         BrokerError: a connection that is lost meanwhile has given them up as well."""
 

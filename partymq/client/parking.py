@@ -15,7 +15,7 @@ behind it do too. A message is removed after it was handled: a crash in between 
 
 import asyncio
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from pamqp.commands import Basic
@@ -25,9 +25,11 @@ from partymq.amqp.content import Span
 from partymq.client.failure import KEY_HEADER, PARTITION_HEADER
 from partymq.client.message import Raw
 from partymq.client.outlet import Outlet
+from partymq.client.ownership import Owned
 from partymq.errors import BrokerError, ChannelClosed
 from partymq.group.key import HeaderKey
 from partymq.group.names import parked_queue, release_queue
+from partymq.group.partitioner import partition_of
 
 SEQUENCE_HEADER: Final = "x-partymq-sequence"
 POLL_INTERVAL: Final = 1.0
@@ -61,19 +63,28 @@ class Parking:
         return len(self._keys)
 
     def partition(self, key: bytes) -> int:
-        """The partition of a parked key, -1 where it is not parked (any more)."""
+        """The id of the partition of a parked key, -1 where it is not parked (any more)."""
         return self._keys.get(key, -1)
 
-    async def learn(self, partitions: Collection[int]) -> None:
-        """Which keys of new partitions are parked. Raises BrokerError."""
-        mine = {str(number).encode() for number in partitions}
+    async def learn(self, partitions: Iterable[Owned], total: int | None) -> None:
+        """Which keys of new partitions are parked. `total`: their number, where it gives a key's partition;
+        otherwise the message says from which it came. Raises BrokerError."""
+        mine = {owned.number: owned.id for owned in partitions}
+
+        def number_of(raw: Raw) -> int:
+            key = header(raw, KEY_HEADER)
+            if total is not None and key is not None:
+                return partition_of(key, total)
+            text = header(raw, PARTITION_HEADER)
+            return int(text) if text is not None and text.isdigit() else -1
+
         for raw in await sift(
-            self._connection, parked_queue(self._group), lambda raw: header(raw, PARTITION_HEADER) in mine
+            self._connection, parked_queue(self._group), lambda raw: number_of(raw) in mine
         ):
             key = header(raw, KEY_HEADER)
             if key is not None:
                 self._next = max(self._next, sequence(raw) + 1)
-                self._note(key, int(header(raw, PARTITION_HEADER) or b"0"))
+                self._note(key, mine[number_of(raw)])
 
     def forget(self, partitions: Collection[int]) -> None:
         """These partitions are not ours any more."""
@@ -81,7 +92,8 @@ class Parking:
         self._keys = {key: number for key, number in self._keys.items() if number not in gone}
 
     async def park(self, raw: Raw, headers: dict[str, str], key: bytes, partition: int) -> None:
-        """Parks a message, and with it its key, which it is even if this raises BrokerError or ValueError."""
+        """Parks a message of a partition (its id), and with it its key, which it is even if this raises
+        BrokerError or ValueError."""
         self._note(key, partition)
         number, self._next = self._next, self._next + 1
         headers = headers | {SEQUENCE_HEADER: str(number)}

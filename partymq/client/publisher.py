@@ -23,7 +23,7 @@ from partymq.amqp.url import BrokerUrl
 from partymq.client.encoding import Encoder, Key, key_bytes
 from partymq.client.outbox import Batch, Item, Outbox
 from partymq.client.routes import Routes
-from partymq.client.topology import agree, declare, locked, read_layout
+from partymq.coordinator.pull_topology import agree, declare, locked, read_layout
 from partymq.errors import (
     BrokerError,
     CallTimeout,

@@ -238,7 +238,7 @@ class Runner:
             while not partition.lost.is_set():
                 try:
                     if park and item.key is not None and self.parking is not None:
-                        await self.parking.park(message.raw, headers, item.key, message.partition)
+                        await self.parking.park(message.raw, headers, item.key, partition.owned.id)
                     elif self.outlet is not None:
                         await self.outlet.dead_letter(message.raw, headers)
                     self.failed += 1

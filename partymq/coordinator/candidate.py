@@ -8,11 +8,13 @@ from typing import Final
 
 import structlog
 
-from partymq.amqp.connection import connect
+from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.coordinator.lease import Lease, StateMessage
 from partymq.coordinator.pull import PullSettings, PullTerm
+from partymq.coordinator.pull_topology import read_layout
 from partymq.errors import BrokerError, LoginRefused
+from partymq.group.state import GroupState
 
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 5.0
@@ -69,9 +71,11 @@ class Candidate:
 
     async def _stand(self) -> None:
         settings = self._settings
+        # Another number of partitions since we began is no contradiction.
         name = f"partymq {settings.group} coordinator {self._instance}"
         connection = await connect(self._url, name=name)
         try:
+            initial = await self._initial(connection)
             lease = Lease(
                 connection,
                 group=settings.group,
@@ -79,6 +83,7 @@ class Candidate:
                 instance=self._instance,
                 queue_type=settings.queue_type,
                 last_known=self._last_known,
+                initial=initial,
             )
             state = await lease.acquire()
             _log.info("coordinating", group=settings.group, epoch=lease.epoch, generation=state.generation)
@@ -90,6 +95,18 @@ class Candidate:
                 self._last_known = lease.current
         finally:
             await connection.close()
+
+    async def _initial(self, connection: Connection) -> GroupState:
+        """The state to begin with where the group has none."""
+        layout = await read_layout(connection, self._settings.group)
+        if layout is None:
+            return GroupState.new(self._settings.partitions)
+        before = layout.before()
+        if before is None:
+            return GroupState.new(layout.partitions, layout.layout)
+        state = GroupState.new(before.partitions, before.layout)
+        state.resize(layout.partitions, layout.common)
+        return state
 
 
 def heartbeat_for(session_timeout: float) -> int:

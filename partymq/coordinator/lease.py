@@ -75,6 +75,7 @@ class Lease:
         instance: this process's name, for people.
         queue_type: `quorum` or `classic`.
         last_known: the state that this process last saved, used where the broker has lost its own.
+        initial: the state of a group that has none, of which the number of partitions may change.
     """
 
     def __init__(
@@ -86,14 +87,16 @@ class Lease:
         instance: str,
         queue_type: str,
         last_known: StateMessage | None = None,
+        initial: GroupState | None = None,
     ) -> None:
         self._connection = connection
         self._group = group
         self._queue = state_queue(group)
         self._partitions = partitions
+        self._resizable = initial is not None
         self._instance = instance
         self._queue_type = queue_type
-        self.current = last_known or StateMessage(0, 0, instance, GroupState.new(partitions))
+        self.current = last_known or StateMessage(0, 0, instance, initial or GroupState.new(partitions))
         """The state as it was last read or saved."""
         self._held: list[_Held] = []
         self._news = asyncio.Event()
@@ -126,7 +129,7 @@ class Lease:
         while True:
             self._check()
             best = self._highest()
-            if len(best.state.partitions) != self._partitions:
+            if len(best.state.partitions) != self._partitions and not self._resizable:
                 raise ConfigError(
                     f"group {self._group!r}: `partitions` is {self._partitions}, but the group's state in"
                     f" the broker (queue {self._queue}) was made for {len(best.state.partitions)}; set it"

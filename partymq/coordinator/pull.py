@@ -20,6 +20,7 @@ from partymq.amqp.content import Returned, encode_content, publish_frame
 from partymq.coordinator.commands import ASSIGNMENT, AnswerTo
 from partymq.coordinator.lease import Lease
 from partymq.coordinator.office import Office, first_error
+from partymq.coordinator.resize import Resize
 from partymq.errors import BrokerError
 from partymq.group import events as ev
 from partymq.group.assignments import Assignments
@@ -110,6 +111,7 @@ class PullTerm(Office):
         self._gone_since: dict[str, float] = {}
         """By control queue: since when there is nobody."""
         self._outbox: Channel | None = None
+        self._resize = Resize(settings.group, connection, self.coordinator, self.happened, clock)
 
     async def run(self) -> None:
         """Coordinate until the lease is lost. Raises the BrokerError that ended it."""
@@ -120,6 +122,7 @@ class PullTerm(Office):
             async with asyncio.TaskGroup() as tasks:
                 self.start_tasks(tasks)
                 tasks.create_task(self._look())
+                tasks.create_task(self._resize.run())
                 tasks.create_task(self._watch_lease())
                 tasks.create_task(self._watch_outbox(self._outbox))
         except* BrokerError as errors:
@@ -131,6 +134,7 @@ class PullTerm(Office):
     def describe(self) -> dict[str, Any]:
         """Members, partitions, and who coordinates; for people."""
         described = self.coordinator.describe(self._clock())
+        described |= self._resize.describe()
         described["epoch"] = self._lease.epoch
         described["coordinator"] = self._lease.current.instance
         described["coordinates_since"] = self._began
@@ -164,6 +168,11 @@ class PullTerm(Office):
             return
         self._heard[hostname] = self._clock()
         self.happened(ev.Called("", heartbeat))
+        state = self.coordinator.state
+        for identity in heartbeat.idle:
+            number = state.index_of(identity)
+            if number is not None and state.partitions[number].owner == hostname:
+                self.happened(ev.Idle(number))
         self.send(queue, self._told[hostname])
 
     async def _look(self) -> None:

@@ -4,6 +4,7 @@ Pure. The state says who owns what; the hand-overs under way say what the owner 
 assignment is always the whole truth, so that one that is lost, late or sent twice does no harm.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from partymq.group.events import Cancel, Drain, Effect, Event, Reclaim, Released
@@ -79,16 +80,21 @@ class Assignments:
     def all(self) -> dict[str, Assignment]:
         """The assignment of every recipient."""
         owned: dict[str, dict[int, int]] = {name: {} for name in self.recipients()}
-        for number, partition in enumerate(self._state.partitions):
+        state = self._state
+        retiring: dict[str, list[int]] = {name: [] for name in owned}
+        for number, partition in enumerate(state.partitions):
             if partition.owner in owned:
-                owned[partition.owner][number] = partition.fencing_token
+                owned[partition.owner][state.id_of(number)] = partition.fencing_token
+                if number < state.retiring:
+                    retiring[partition.owner].append(state.id_of(number))
         revoke: dict[str, dict[int, list[int]]] = {name: {} for name in owned}
         for handover, revoked in self._revoked.items():
             if revoked.hostname in owned:
-                revoke[revoked.hostname][handover] = list(revoked.partitions)
-                for number in revoked.partitions:
-                    owned[revoked.hostname].pop(number, None)
-        return {name: self._made(owned[name], revoke[name]) for name in owned}
+                ids = [state.id_of(number) for number in revoked.partitions]
+                revoke[revoked.hostname][handover] = ids
+                for identity in ids:
+                    owned[revoked.hostname].pop(identity, None)
+        return {name: self._made(owned[name], revoke[name], retiring=retiring[name]) for name in owned}
 
     def refusal(self, hostname: str, queue: str) -> Assignment:
         """The answer to a process that is not the member it says it is."""
@@ -97,6 +103,11 @@ class Assignments:
         return self._made({}, {}, Standing.REPLACED if taken else Standing.UNKNOWN)
 
     def _made(
-        self, partitions: dict[int, int], revoke: dict[int, list[int]], standing: Standing = Standing.MEMBER
+        self,
+        partitions: dict[int, int],
+        revoke: dict[int, list[int]],
+        standing: Standing = Standing.MEMBER,
+        retiring: Collection[int] = (),
     ) -> Assignment:
-        return Assignment(self._epoch, self._state.generation, standing, partitions, revoke)
+        ending = [identity for identity in retiring if identity in partitions]
+        return Assignment(self._epoch, self._state.generation, standing, partitions, revoke, ending)

@@ -38,14 +38,19 @@ from partymq.group.events import (
     GiveWay,
     HeldUp,
     HoldExhausted,
+    Idle,
     Learned,
     Moved,
     Observed,
+    Occupied,
     Pause,
     PutOff,
     Reclaim,
     Released,
+    Resized,
+    ResizeOver,
     Resume,
+    Retired,
     Save,
     Start,
     Stop,
@@ -110,6 +115,9 @@ class Coordinator:
         self._now = 0.0
         self._out: list[Effect] = []
         self._rebalance_since: float | None = None
+        self.emptied: set[int] = set()
+        """Partitions of the layout before that were idle; nobody consumes them until it is seen whether they
+        are empty."""
         self.sighted = True
         """Whether it can be seen what a member has not acked; without, a living member is not paused for a
         proof that can't be had: its partitions move when they are idle."""
@@ -179,6 +187,8 @@ class Coordinator:
             case Moved(number):
                 if self._leftovers.moved(number):
                     members.try_again()
+            case Resized() | Idle() | Occupied() | Retired() | ResizeOver():
+                self._resizing(event)
             case Fetched(number):
                 follows = self._leftovers.fetched(number)
                 self._out += follows
@@ -202,6 +212,35 @@ class Coordinator:
         for partition in stale:
             partition.fencing_token = self.state.generation
             partition.incarnation = member.incarnation
+
+    # -- another number of partitions ----------------------------------------------------------------------
+
+    def _resizing(self, event: Resized | Idle | Occupied | Retired | ResizeOver) -> None:
+        """Partitions of the layout before stay with their owners until they are empty; those of the new one
+        that can have their keys get owners only then."""
+        state = self.state
+        match event:
+            case Resized(partitions, common):
+                if not state.retiring:
+                    state.resize(partitions, common)
+                    self._unsaved = True
+            case Idle(number):
+                if number < state.retiring and not state.partitions[number].retired:
+                    self.emptied.add(number)
+            case Occupied(number):
+                self.emptied.discard(number)
+            case Retired(number):
+                if number in self.emptied and state.partitions[number].owner is None:
+                    self.emptied.discard(number)
+                    state.partitions[number].retired = True
+                    self._unsaved = True
+            case ResizeOver():
+                if state.retiring and all(one.retired for one in state.partitions[: state.retiring]):
+                    for hostname in list(self._handovers):
+                        self._cancel(hostname)  # their partitions have other indices now
+                    state.resized()
+                    self.emptied.clear()
+                    self._unsaved = True
 
     # -- hand-overs ----------------------------------------------------------------------------------------
 
@@ -347,10 +386,19 @@ class Coordinator:
             if name not in eligible and member.state in _OWNING
         }
         plan: list[str | None] = [p.owner if p.owner in keeps else None for p in partitions]
-        free = [number for number, owner in enumerate(plan) if owner is None]
-        shared = assign(len(free), [partitions[number].owner for number in free], eligible)
-        for number, owner in zip(free, shared, strict=True):
-            plan[number] = owner
+        retiring = self.state.retiring
+        for number in range(retiring):
+            # Soon empty: balancing them is not worth a move.
+            if partitions[number].owner in eligible:
+                plan[number] = partitions[number].owner
+        for some in (range(retiring), range(retiring, len(partitions))):
+            free = [number for number in some if plan[number] is None and not partitions[number].retired]
+            shared = assign(len(free), [partitions[number].owner for number in free], eligible)
+            for number, owner in zip(free, shared, strict=True):
+                plan[number] = owner
+        if retiring:
+            for number in (*self.emptied, *self.state.waiting()):
+                plan[number] = None
         return plan
 
     def _advance(self, now: float) -> None:

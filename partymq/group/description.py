@@ -38,7 +38,8 @@ class View:
             "members": [self._member(member, now) for _, member in sorted(state.members.items())],
             "partitions": [
                 {
-                    "partition": number,
+                    "partition": number if number < state.retiring else number - state.retiring,
+                    **({"layout": state.layout - (number < state.retiring)} if state.retiring else {}),
                     "owner": partition.owner,
                     "target": target,
                     "fencing_token": partition.fencing_token,
@@ -69,8 +70,20 @@ class View:
             "last_heartbeat": heard + self.wall_offset,
             "heartbeat_age": round(now - heard, 3),
             "drain": self._drain(member),
-            "partitions": self.state.owned_by(member.hostname),
+            "partitions": [
+                number - self.state.retiring
+                for number in self.state.owned_by(member.hostname)
+                if number >= self.state.retiring
+            ],
+            **self._retiring(member.hostname),
         }
+
+    def _retiring(self, hostname: str) -> dict[str, list[int]]:
+        """What a member has of the layout before, while the group is being resized."""
+        if not self.state.retiring:
+            return {}
+        owned = self.state.owned_by(hostname)
+        return {"retiring": [number for number in owned if number < self.state.retiring]}
 
     def _drain(self, member: Member) -> str:
         if member.queue is None:
@@ -83,6 +96,8 @@ class View:
     def _partition(self, number: int, owner: str | None, target: str | None) -> str:
         if number in self.locked:
             return "fetching"
+        if self.state.partitions[number].retired:
+            return "retired"
         if owner is None:
             return "unowned"
         if owner in self.handovers and owner != target:

@@ -34,6 +34,7 @@ class Duties:
         self.leaving = False
         self._wanted: dict[int, int] = {}
         self._revoke: dict[int, list[int]] = {}
+        self._retiring: list[int] = []
         self._held: dict[int, int] = {}
 
     def __repr__(self) -> str:
@@ -44,6 +45,11 @@ class Duties:
         """What is held."""
         return sorted(self._held)
 
+    @property
+    def retiring(self) -> list[int]:
+        """What is held, is to be held, and is of the layout before."""
+        return [number for number in self._retiring if number in self._held and number in self._wanted]
+
     def take(self, assignment: Assignment) -> bool:
         """Note an assignment; False where it is of an earlier coordinator, and void."""
         if assignment.epoch < self.epoch:
@@ -52,6 +58,7 @@ class Duties:
         self.standing = assignment.standing
         self._wanted = {} if self.leaving else dict(assignment.partitions)
         self._revoke = dict(assignment.revoke)
+        self._retiring = assignment.retiring
         return True
 
     def joins(self) -> None:

@@ -101,6 +101,40 @@ class Fetched:
     leftover: int
 
 
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """The group has another number of partitions; `common`: see `GroupState`."""
+
+    partitions: int
+    common: int
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The owner of a partition of the layout before has nothing of it. Numbers are indices."""
+
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Occupied:
+    """A partition of the layout before that was idle has messages."""
+
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """A partition of the layout before has no consumer and no message, and none can come."""
+
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeOver:
+    """What was of the layout before is no more."""
+
+
 Event = (
     Called
     | Tick
@@ -113,6 +147,11 @@ Event = (
     | PutOff
     | Moved
     | Fetched
+    | Resized
+    | Idle
+    | Occupied
+    | Retired
+    | ResizeOver
 )
 
 

@@ -3,18 +3,18 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import gcd
 from typing import Any, Final, Literal, Self, get_args
 
 import msgspec
 
 from partymq.errors import ConfigError
 from partymq.group.key import KeyRule
-from partymq.group.names import partition_key, partition_queue
+from partymq.group.names import MOST_PARTITIONS, partition_key, partition_queue
 
 QueueType = Literal["quorum", "classic"]
 Ingress = Literal["publisher", "hash-exchange", "router"]
 
-MOST_PARTITIONS: Final = 10_000
 _KEY_OF_HASH: Final = ("header", "routing_key")
 
 
@@ -32,6 +32,7 @@ class _Message(msgspec.Struct, frozen=True):
     queue_type: str
     ingress: str
     key: _Key
+    previous: int = 0
 
 
 _DECODE = msgspec.json.Decoder(_Message).decode
@@ -51,6 +52,7 @@ class GroupLayout:
             exchange a header or the routing key. `missing` is not part of the group's settings.
         layout: number of the set of queues; 1, and one more with every change of `partitions`.
         version: of these settings; the highest one counts.
+        previous: the number of partitions of the layout before, until that is empty; 0 = there is none.
 
     Raises:
         ConfigError: one of them is not possible.
@@ -62,6 +64,7 @@ class GroupLayout:
     key: KeyRule = field(default_factory=KeyRule)
     layout: int = 1
     version: int = 1
+    previous: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.partitions, int) or not 1 <= self.partitions <= MOST_PARTITIONS:
@@ -98,6 +101,8 @@ class GroupLayout:
         """Raises ConfigError where something else is wished than what is, naming both."""
         for name, wished in wish.items():
             found = getattr(self, name)
+            if name == "partitions" and self.layout > 1:
+                continue  # resized since it was created
             if name == "key":
                 found, wished = key_text(found), key_text(wished)
             if found != wished:
@@ -108,7 +113,31 @@ class GroupLayout:
 
     def resized(self, partitions: int) -> Self:
         """The next layout, with another number of partitions."""
-        return replace(self, partitions=partitions, layout=self.layout + 1, version=self.version + 1)
+        return replace(
+            self,
+            partitions=partitions,
+            layout=self.layout + 1,
+            version=self.version + 1,
+            previous=self.partitions,
+        )
+
+    def before(self) -> Self | None:
+        """The layout before, while it is being emptied."""
+        if not self.previous:
+            return None
+        return replace(self, partitions=self.previous, layout=self.layout - 1, previous=0)
+
+    def settled(self) -> Self:
+        """The same when the layout before is no more."""
+        return replace(self, version=self.version + 1, previous=0)
+
+    @property
+    def common(self) -> int:
+        """A partition can hold keys of those of the layout before that are the same as it modulo this.
+
+        A key's partition is crc32 modulo their number, so that is the greatest common divisor of the two.
+        """
+        return gcd(self.partitions, self.previous)
 
     def queue(self, group: str, partition: int) -> str:
         """The queue of a partition."""
@@ -127,12 +156,14 @@ class GroupLayout:
             "key": key_text(self.key),
             "layout": self.layout,
             "version": self.version,
-        }
+        } | ({"resized_from": self.previous} if self.previous else {})
 
     def encode(self) -> bytes:
         """The settings message."""
         key = _Key(self.key.source, "" if self.key.source == "routing_key" else self.key.name)
-        message = _Message(self.version, self.layout, self.partitions, self.queue_type, self.ingress, key)
+        message = _Message(
+            self.version, self.layout, self.partitions, self.queue_type, self.ingress, key, self.previous
+        )
         return msgspec.json.encode(message)
 
     @classmethod
@@ -151,6 +182,7 @@ class GroupLayout:
             key,
             message.layout,
             message.version,
+            message.previous,
         )
 
 

@@ -69,6 +69,19 @@ def partition_queue(group: str, layout: int, partition: int) -> str:
     return f"partymq.{group}.q.{version}partition-{partition}"
 
 
+MOST_PARTITIONS = 10_000
+
+
+def partition_id(layout: int, partition: int) -> int:
+    """A number for a partition that no partition of another layout of the group has."""
+    return (layout - 1) * MOST_PARTITIONS + partition
+
+
+def layout_and_number(identity: int) -> tuple[int, int]:
+    """Inverse of `partition_id`."""
+    return identity // MOST_PARTITIONS + 1, identity % MOST_PARTITIONS
+
+
 def partition_key(layout: int, partition: int) -> str:
     """The routing key with which a partition's queue is bound to the write exchange."""
     return f"{layout}.{partition}"

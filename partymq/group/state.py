@@ -16,6 +16,8 @@ from enum import StrEnum
 
 import msgspec
 
+from partymq.group.names import layout_and_number, partition_id
+
 
 class MemberState(StrEnum):
     """Where a member is in its life."""
@@ -104,6 +106,8 @@ class Partition(msgspec.Struct, omit_defaults=True):
     fencing_token: int = 0
     incarnation: int = 0
     """The owner's when it got the token."""
+    retired: bool = False
+    """It is of an earlier layout, empty, and nothing comes there any more."""
 
 
 class Leftover(msgspec.Struct, omit_defaults=True):
@@ -129,11 +133,55 @@ class GroupState(msgspec.Struct):
     """In the order in which they arose. They are fetched newest first: where two hold messages of one
     partition, the newer one was being filled from the older one and so holds the older messages."""
     generation: int = 0
+    layout: int = 1
+    """Number of the set of queues that the partitions are; of pull groups."""
+    retiring: int = 0
+    """So many of `partitions`, the first ones, are those of the layout before: the group is being resized."""
+    common: int = 1
+    """A partition waits for those of the layout before that are the same as it modulo this."""
 
     @classmethod
-    def new(cls, partitions: int) -> "GroupState":
+    def new(cls, partitions: int, layout: int = 1) -> "GroupState":
         """The state of a group that never had a member."""
-        return cls(partitions=[Partition() for _ in range(partitions)])
+        return cls(partitions=[Partition() for _ in range(partitions)], layout=layout)
+
+    def resize(self, partitions: int, common: int) -> None:
+        """Begin with the next layout; the partitions of the present one are to be emptied first."""
+        self.retiring = len(self.partitions)
+        self.common = common
+        self.layout += 1
+        self.partitions += [Partition() for _ in range(partitions)]
+
+    def resized(self) -> None:
+        """All of the layout before is retired: it is forgotten."""
+        del self.partitions[: self.retiring]
+        self.retiring, self.common = 0, 1
+
+    def waiting(self) -> list[int]:
+        """Indices of partitions that wait for some of the layout before."""
+        open_ones = {
+            number % self.common for number in range(self.retiring) if not self.partitions[number].retired
+        }
+        return [
+            number
+            for number in range(self.retiring, len(self.partitions))
+            if (number - self.retiring) % self.common in open_ones
+        ]
+
+    def id_of(self, number: int) -> int:
+        """Of the partition with this index: what it is called in assignments, over all layouts."""
+        if number < self.retiring:
+            return partition_id(self.layout - 1, number)
+        return partition_id(self.layout, number - self.retiring)
+
+    def index_of(self, identity: int) -> int | None:
+        """Inverse of `id_of`; None where it is of no present layout."""
+        layout, number = layout_and_number(identity)
+        if layout == self.layout and number < len(self.partitions) - self.retiring:
+            return self.retiring + number
+        if layout == self.layout - 1 and number < self.retiring:
+            return number
+        return None
 
     def owned_by(self, hostname: str) -> list[int]:
         """Numbers of the partitions that the member owns."""

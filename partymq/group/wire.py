@@ -44,13 +44,14 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """A member is alive.
 
     Of a pull group it says, too, the last assignment that it knows, and its control queue: that tells it from
-    another process of the same name.
+    another process of the same name; and which of the partitions that are retiring it has nothing of.
     """
 
     hostname: str
     epoch: int = 0
     generation: int = 0
     queue: str | None = None
+    idle: tuple[int, ...] = ()
 
 
 class Released(msgspec.Struct, frozen=True, tag="released"):
@@ -114,6 +115,8 @@ class Assignment(msgspec.Struct, frozen=True, tag="assignment"):
         generation: of the group's state, for people.
         partitions: fencing tokens by number.
         revoke: partitions to give up, by hand-over; each is answered with `Released`.
+        retiring: those of `partitions` that are of the layout before: the coordinator is to be told when
+            there is nothing of them. All partitions go by their ids, see `group.names.partition_id`.
     """
 
     epoch: int
@@ -121,6 +124,7 @@ class Assignment(msgspec.Struct, frozen=True, tag="assignment"):
     standing: Standing = Standing.MEMBER
     partitions: dict[int, int] = {}
     revoke: dict[int, list[int]] = {}
+    retiring: list[int] = []
 
 
 _COMMAND = msgspec.json.Decoder(Command)

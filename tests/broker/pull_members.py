@@ -42,6 +42,9 @@ class Member:
             self.tokens[owned.number] = owned.token
             self.journal.note("+", self.name, owned.number)
 
+    def idle(self, partitions: Collection[int]) -> list[int]:
+        return list(partitions)
+
     async def revoke(self, partitions: Collection[int]) -> None:
         self.revoking.set()
         if self.hold_revoke is not None:

@@ -13,7 +13,15 @@ from partymq.amqp.url import BrokerUrl
 from partymq.broker import PrivateNode
 from partymq.client.publisher import Outgoing, Publisher
 from partymq.client.sync import SyncPublisher
-from partymq.client.topology import agree, declare, delete, locked, read_layout, unbind, write_layout
+from partymq.coordinator.pull_topology import (
+    agree,
+    declare,
+    delete,
+    locked,
+    read_layout,
+    unbind,
+    write_layout,
+)
 from partymq.errors import CallTimeout, ConfigError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import write_exchange

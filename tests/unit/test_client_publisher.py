@@ -164,7 +164,7 @@ def test_messages_go_to_the_partition_of_their_key() -> None:
 def test_settings_of_a_group_are_read_as_they_were_written() -> None:
     layout = GroupLayout(12, "classic", "hash-exchange", KeyRule("routing_key"), 2, 5)
     assert GroupLayout.decode(layout.encode()) == layout
-    assert layout.resized(24) == GroupLayout(24, "classic", "hash-exchange", KeyRule("routing_key"), 3, 6)
+    assert layout.resized(24) == GroupLayout(24, "classic", "hash-exchange", KeyRule("routing_key"), 3, 6, 12)
     assert (GroupLayout().queue("g", 3), layout.queue("g", 3)) == (
         "partymq.g.q.partition-3",
         "partymq.g.q.v2.partition-3",

@@ -9,7 +9,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -17,7 +16,7 @@ from pamqp.commands import Basic
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
-from partymq.amqp.content import Message
+from partymq.amqp.content import Message, decode
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ConnectionLost
 from partymq.group.key import KeyFinder, make_finder
 from partymq.group.layout import GroupLayout
@@ -45,6 +44,7 @@ given back keeps its place."""
 _WRITE_ANEW: Final = 100_000
 """Reads after which the settings message is written anew, long before the delivery limit drops it."""
 
+_MOST_LATE: Final = 65_535
 _LOOKS: Final = 6
 _BETWEEN_LOOKS: Final = 0.02
 """The settings are not there while somebody else reads them: so often, and so many seconds apart on average,
@@ -156,6 +156,63 @@ async def unbind(connection: Connection, group: str, layout: GroupLayout) -> Non
         await channel.close()
 
 
+async def resize(connection: Connection, group: str, partitions: int) -> GroupLayout:
+    """Gives a group another number of partitions; what is in the present ones is handled first.
+
+    On return publishers have to use the new ones: theirs come back. The coordinator does the rest, and then
+    the settings say nothing of the layout before any more (`previous`). Can be called again after a failure.
+
+    Raises ConfigError where there is no such group, where it is being resized already to another number, and
+    where its ingress is a hash exchange; BrokerError.
+    """
+    async with locked(connection, group):
+        present = await read_layout(connection, group)
+        if present is None:
+            raise ConfigError(f"no pull group {group!r} on this broker")
+        before = present.before()
+        if before is not None:
+            if present.partitions != partitions:
+                raise ConfigError(
+                    f"group {group} is being resized from {before.partitions} to {present.partitions}"
+                    " partitions: wait until that is over (`partymq group describe` says how far it is)"
+                )
+            await unbind(connection, group, before)
+            return present
+        if present.partitions == partitions:
+            return present
+        if present.ingress == "hash-exchange":
+            raise ConfigError(
+                f"group {group}: with ingress 'hash-exchange' the number of partitions is fixed, as the"
+                " broker can't change to other queues all at once; make another group and move to it"
+            )
+        new = present.resized(partitions)
+        await declare(connection, group, new)
+        await write_layout(connection, group, new)
+        await unbind(connection, group, present)
+        _log.info("group resized", group=group, **new.describe())
+        return new
+
+
+async def remove_before(connection: Connection, group: str, layout: GroupLayout) -> None:
+    """Removes the queues of the layout before, all empty, and says so in the settings. Call it `locked`.
+
+    What came there after all, from a publisher that the broker had held up, becomes a dead letter. Raises
+    BrokerError.
+    """
+    before = layout.before()
+    if before is None:
+        return
+    channel = await connection.open_channel()
+    try:
+        for partition in range(before.partitions):
+            queue = before.queue(group, partition)
+            await _bury_late(connection, group, queue, partition)
+            await channel.delete_queue(queue)
+    finally:
+        await channel.close()
+    await write_layout(connection, group, layout.settled())
+
+
 async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_unused: bool = True) -> int:
     """Deletes a group with all its messages; answers how many there were (of partitions, dead and parked).
 
@@ -164,7 +221,12 @@ async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_
     """
     async with locked(connection, group):
         channel = await connection.open_channel()
-        partitions = [layout.queue(group, partition) for partition in range(layout.partitions)]
+        partitions = [
+            one.queue(group, partition)
+            for one in (layout, layout.before())
+            if one is not None
+            for partition in range(one.partitions)
+        ]
         count = 0
         try:
             if if_unused:
@@ -290,6 +352,44 @@ async def _declare_beside(connection: Connection, group: str, queue: str, argume
     await channel.close()
 
 
+async def _bury_late(connection: Connection, group: str, queue: str, partition: int) -> None:
+    """Messages of a queue that is to be deleted become dead letters, with the reason."""
+    channel = await connection.open_channel()
+    late: list[Message] = []
+    try:
+        if not (await channel.declare_queue(queue, passive=True)).messages:
+            return
+        await channel.qos(_MOST_LATE)
+        await channel.consume(queue, lambda buf, spans: late.extend(decode(buf, span) for span in spans))
+        # What the broker sends it sends before it says that nothing is left to be sent.
+        while (await channel.declare_queue(queue, passive=True)).messages:
+            if len(late) >= _MOST_LATE:
+                break
+        burying = await connection.open_channel()
+        await burying.select_confirms()
+        for message in late:
+            properties = message.properties
+            properties.user_id = None  # not ours
+            properties.headers = (properties.headers or {}) | {
+                "x-partymq-reason": "came to a partition that had been left, in a resize",
+                "x-partymq-group": group,
+                "x-partymq-exchange": message.exchange,
+                "x-partymq-routing-key": message.routing_key,
+                "x-partymq-partition": str(partition),
+            }
+            target = dead_letter_queue(group)
+            await burying.publish(own_exchange(group), target, message.body, properties, mandatory=True)
+            channel.ack(message.tag)
+        _log.error(
+            "messages came too late to a partition; they are dead letters", queue=queue, count=len(late)
+        )
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+    finally:
+        await channel.close()
+
+
 async def _consumers(connection: Connection, queue: str) -> int:
     channel = await connection.open_channel()
     try:
@@ -317,8 +417,3 @@ def _translated(error: Exception, group: str) -> Exception:
     if isinstance(error, BrokerError | TimeoutError):
         return error
     raise error
-
-
-def next_version(layout: GroupLayout) -> GroupLayout:
-    """The same layout as settings that count more than it."""
-    return replace(layout, version=layout.version + 1)

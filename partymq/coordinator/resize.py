@@ -1,0 +1,142 @@
+"""Carrying a pull group over from one number of partitions to another, as its coordinator.
+
+The settings in the broker say what the group is to be. What is there of the layout before is consumed until
+it is empty; a partition of it is retired when nobody consumes it, nothing is in it, and nothing can come any
+more.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
+
+import structlog
+
+from partymq.amqp.connection import Connection
+from partymq.coordinator.pull_topology import locked, read_layout, remove_before, unbind
+from partymq.errors import ChannelClosed, ConfigError
+from partymq.group import events as ev
+from partymq.group.coordinator import Coordinator
+from partymq.group.layout import GroupLayout
+
+_READ: Final = 2.0
+"""Seconds between two looks into the group's settings."""
+_LOOK: Final = 0.25
+"""Seconds between two looks at what is to be empty."""
+_ON_ITS_WAY: Final = 2.0
+"""Seconds after the last binding has gone in which what was routed before may still arrive in a queue."""
+_EMPTY: Final = 1.0
+"""Seconds between the first and the last look that find a queue empty."""
+_NOT_FOUND: Final = 404
+
+_log = structlog.get_logger(__name__)
+
+
+class Resize:
+    """The part of a term that follows the group's settings.
+
+    Args:
+        group: the group's name.
+        connection: the term's.
+        coordinator: decides; is only looked at here.
+        happened: takes the events that this leads to.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        connection: Connection,
+        coordinator: Coordinator,
+        happened: Callable[[ev.Event], None],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._group = group
+        self._connection = connection
+        self._coordinator = coordinator
+        self._happened = happened
+        self._clock = clock
+        self._unbound_at: float | None = None
+        self._empty_since: dict[int, float] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """What is left of the layout before; nothing while there is none."""
+        state = self._coordinator.state
+        if not state.retiring:
+            return {}
+        retired = sum(one.retired for one in state.partitions[: state.retiring])
+        return {"resizing": {"partitions": state.retiring, "retired": retired}}
+
+    async def run(self) -> None:
+        """Follow the settings until cancelled. Raises BrokerError."""
+        while True:
+            await asyncio.sleep(_LOOK if self._coordinator.state.retiring else _READ)
+            if self._connection.blocked is not None:
+                continue
+            try:
+                await self._step()
+            except ConfigError as error:
+                _log.error("the group can't be resized", group=self._group, reason=str(error))
+                await asyncio.sleep(_READ)
+
+    async def _step(self) -> None:
+        state = self._coordinator.state
+        if not state.retiring:
+            self._unbound_at = None
+            layout = await read_layout(self._connection, self._group)
+            if layout is not None and layout.layout == state.layout + 1:
+                _log.info("resizing", group=self._group, **layout.describe())
+                self._happened(ev.Resized(layout.partitions, layout.common))
+            return
+        if self._unbound_at is None:
+            layout = await self._layout()
+            before = layout.before()
+            if before is not None:
+                await unbind(self._connection, self._group, before)
+            self._unbound_at = self._clock()
+        if all(one.retired for one in state.partitions[: state.retiring]):
+            await self._finish()
+        elif self._clock() - self._unbound_at >= _ON_ITS_WAY:
+            layout = await self._layout()
+            for number in sorted(self._coordinator.emptied):
+                if state.partitions[number].owner is None:
+                    await self._look_at(number, layout)
+
+    async def _layout(self) -> GroupLayout:
+        layout = await read_layout(self._connection, self._group)
+        if layout is None or layout.layout != self._coordinator.state.layout:
+            raise ConfigError("its settings in the broker are not those that it is being resized to")
+        return layout
+
+    async def _look_at(self, number: int, layout: GroupLayout) -> None:
+        """Without a consumer a queue's count is all that is in it; with one, what is not acked is missing."""
+        before = layout.before()
+        channel = await self._connection.open_channel()
+        try:
+            if before is None:
+                self._happened(ev.Retired(number))
+                return
+            found = await channel.declare_queue(before.queue(self._group, number), passive=True)
+        except ChannelClosed as error:
+            if error.code != _NOT_FOUND:
+                raise
+            self._happened(ev.Retired(number))
+            return
+        finally:
+            await channel.close()
+        if found.messages:
+            self._empty_since.pop(number, None)
+            self._happened(ev.Occupied(number))
+        elif found.consumers:
+            self._empty_since.pop(number, None)
+        elif self._clock() - self._empty_since.setdefault(number, self._clock()) >= _EMPTY:
+            del self._empty_since[number]
+            self._happened(ev.Retired(number))
+
+    async def _finish(self) -> None:
+        async with locked(self._connection, self._group):
+            layout = await self._layout()
+            await remove_before(self._connection, self._group, layout)
+        self._happened(ev.ResizeOver())
+        self._empty_since.clear()
+        _log.info("resized", group=self._group, **layout.settled().describe())

@@ -1,0 +1,190 @@
+"""A pull group gets another number of partitions while publishers and members are at work."""
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from partymq import Consumer, Message, Publisher, RetryPolicy
+from partymq.amqp.connection import Connection, connect
+from partymq.amqp.url import BrokerUrl
+from partymq.coordinator.pull_topology import (
+    agree,
+    declare,
+    locked,
+    read_layout,
+    remove_before,
+    resize,
+    unbind,
+    write_layout,
+)
+from partymq.errors import ConfigError
+from partymq.group.layout import GroupLayout
+from partymq.group.names import dead_letter_queue
+from partymq.group.partitioner import partition_of
+from tests.broker.tcp_proxy import TcpProxy
+from tests.broker.test_pull_group import KEYS, Seen, Start, publish, start
+from tests.conftest import Vhost
+
+__all__ = ["start"]
+
+
+async def opened(vhost: Vhost) -> Connection:
+    return await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
+
+
+async def over(connection: Connection) -> GroupLayout:
+    """The layout, once nothing is left of the one before."""
+    while True:
+        layout = await read_layout(connection, "g")
+        if layout is not None and not layout.previous:
+            return layout
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+async def test_order_is_kept_and_nothing_is_repeated_while_a_group_is_resized_again_and_again(
+    vhost: Vhost, start: Start, queue_type: str
+) -> None:
+    seen = Seen()
+    wish = {"partitions": 4, "queue_type": queue_type}
+    rounds = 120
+    connection = await opened(vhost)
+    async with asyncio.timeout(90):
+        await agree(connection, "g", wish)
+        members = [Consumer(vhost.amqp_url, group="g", **wish) for _ in range(3)]
+        for member in members:
+            start(member, seen.handle)
+        publishing = asyncio.create_task(publish(vhost.amqp_url, wish, rounds, 0.05))
+        for partitions in (8, 5):
+            while seen.count < KEYS:
+                await asyncio.sleep(0.02)
+            await resize(connection, "g", partitions)
+            assert (await over(connection)).partitions == partitions
+        await publishing
+        while seen.count < rounds * KEYS:
+            await asyncio.sleep(0.02)
+        while sorted(number for member in members for number in member.partitions) != list(range(5)):
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
+    assert all(numbers == list(range(rounds)) for numbers in seen.numbers.values()), seen.numbers
+    with pytest.raises(Exception, match="NOT_FOUND"):
+        await (await connection.open_channel()).declare_queue("partymq.g.q.partition-0", passive=True)
+    await connection.close()
+
+
+async def test_connections_lost_in_the_middle_of_a_resize_repeat_but_lose_and_swap_nothing(
+    vhost: Vhost, start: Start, tcp_proxy: TcpProxy
+) -> None:
+    """All members' connections, so that the coordinator's term ends too."""
+    seen = Seen()
+    wish = {"partitions": 4, "queue_type": "quorum"}
+    rounds = 60
+    connection = await opened(vhost)
+    async with asyncio.timeout(90):
+        await agree(connection, "g", wish)
+        for _ in range(3):
+            start(Consumer(tcp_proxy.url(vhost.amqp_url), group="g", **wish), seen.handle)
+        publishing = asyncio.create_task(publish(vhost.amqp_url, wish, rounds, 0.05))
+        while seen.count < KEYS:
+            await asyncio.sleep(0.02)
+        await resize(connection, "g", 6)
+        for _ in range(3):
+            await asyncio.sleep(1.0)
+            tcp_proxy.cut()
+        await publishing
+        assert (await over(connection)).partitions == 6
+        while len(seen.numbers) < KEYS or any(numbers[-1] < rounds - 1 for numbers in seen.numbers.values()):
+            await asyncio.sleep(0.02)
+    for numbers in seen.numbers.values():
+        assert all(after <= before + 1 for before, after in pairwise(numbers)), numbers
+        assert sorted(set(numbers)) == list(range(rounds))
+    await connection.close()
+
+
+async def test_a_key_waits_for_its_old_partition_only_and_a_retry_there_is_not_cut_short(
+    vhost: Vhost, start: Start
+) -> None:
+    """From 2 to 4, partitions 0 and 2 wait for 0, the others for 1; the first ones of 0 fail for a while."""
+    handled: list[tuple[str, int, int]] = []
+    failing = True
+
+    async def handle(message: Message) -> None:
+        assert message.key is not None
+        number = message.json()["number"]
+        if failing and number == 0 and message.key in stuck:
+            raise RuntimeError("not yet")
+        handled.append((message.key, number, message.attempt))
+
+    # One for each new partition; those of 0 and 2 have different owners.
+    keys = {partition_of(f"k{number}".encode(), 4): f"k{number}" for number in range(KEYS)}
+    stuck, free = (keys[0], keys[2]), (keys[1], keys[3])
+    connection = await opened(vhost)
+    wish = {"partitions": 2, "queue_type": "classic"}
+    retry = RetryPolicy(max_attempts=1000, first_delay=0.3, max_delay=0.3)
+    async with asyncio.timeout(60):
+        await agree(connection, "g", wish)
+        members = [Consumer(vhost.amqp_url, group="g", retry=retry, **wish) for _ in range(2)]
+        for member in members:
+            start(member, handle)
+        while not all(member.partitions for member in members):
+            await asyncio.sleep(0.02)
+        await publish_once(vhost.amqp_url, [(key, 0) for key in (*stuck, *free)])
+        await resize(connection, "g", 4)
+        await publish_once(vhost.amqp_url, [(key, 1) for key in (*stuck, *free)])
+        while not {(key, 1, 1) for key in free} <= set(handled):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(2.0)
+        assert {one[0] for one in handled} == set(free)
+        layout = await read_layout(connection, "g")
+        assert layout is not None
+        assert layout.previous == 2
+        failing = False
+        while len(handled) < 8:
+            await asyncio.sleep(0.05)
+        await over(connection)
+    for key in stuck:
+        assert [one[1] for one in handled if one[0] == key] == [0, 1]
+        assert next(one for one in handled if one[0] == key)[2] > 3, "it was begun anew"
+    await connection.close()
+
+
+async def publish_once(url: str, messages: list[tuple[str, int]]) -> None:
+    async with Publisher(url, group="g") as publisher:
+        for key, number in messages:
+            await publisher.publish({"number": number}, key=key)
+
+
+async def test_what_can_not_be_resized_is_said(vhost: Vhost) -> None:
+    connection = await opened(vhost)
+    with pytest.raises(ConfigError, match="no pull group 'g'"):
+        await resize(connection, "g", 4)
+    await agree(connection, "g", {"partitions": 2, "queue_type": "classic"})
+    assert (await resize(connection, "g", 2)).layout == 1
+    await resize(connection, "g", 3)
+    assert (await resize(connection, "g", 3)).previous == 2, "again, after a failure"
+    with pytest.raises(ConfigError, match="from 2 to 3"):
+        await resize(connection, "g", 4)
+    await connection.close()
+
+
+async def test_what_came_too_late_to_an_old_partition_is_a_dead_letter(vhost: Vhost) -> None:
+    connection = await opened(vhost)
+    before = await agree(connection, "g", {"partitions": 2, "queue_type": "quorum"})
+    after = before.resized(3)
+    async with locked(connection, "g"):
+        await declare(connection, "g", after)
+        await write_layout(connection, "g", after)
+        await unbind(connection, "g", before)
+        channel = await connection.open_channel()
+        await channel.select_confirms()
+        await channel.publish("", before.queue("g", 1), b"late")
+        await remove_before(connection, "g", after)
+    message = await channel.get(dead_letter_queue("g"))
+    assert message is not None
+    assert message.body == b"late"
+    assert (message.properties.headers or {})["x-partymq-partition"] == "1"
+    found = await read_layout(connection, "g")
+    assert found is not None
+    assert (found.partitions, found.previous) == (3, 0)
+    await connection.close()
