@@ -8,6 +8,8 @@ import pytest
 from partymq import Consumer, Message, Publisher, RetryPolicy
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
+from partymq.client.deadletters import count
+from partymq.client.parking import ask_for_release
 from partymq.coordinator.pull_topology import (
     agree,
     declare,
@@ -20,7 +22,7 @@ from partymq.coordinator.pull_topology import (
 )
 from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout
-from partymq.group.names import dead_letter_queue
+from partymq.group.names import dead_letter_queue, parked_queue
 from partymq.group.partitioner import partition_of
 from tests.broker.tcp_proxy import TcpProxy
 from tests.broker.test_pull_group import KEYS, Seen, Start, publish, start
@@ -146,6 +148,40 @@ async def test_a_key_waits_for_its_old_partition_only_and_a_retry_there_is_not_c
     for key in stuck:
         assert [one[1] for one in handled if one[0] == key] == [0, 1]
         assert next(one for one in handled if one[0] == key)[2] > 3, "it was begun anew"
+    await connection.close()
+
+
+async def test_a_parked_key_stays_parked_over_a_resize_and_is_released_in_order(
+    vhost: Vhost, start: Start
+) -> None:
+    handled: list[int] = []
+    failing = True
+
+    async def handle(message: Message) -> None:
+        if failing and message.key == "bad":
+            raise RuntimeError("not yet")
+        handled.append(message.json()["number"])
+
+    connection = await opened(vhost)
+    wish = {"partitions": 2, "queue_type": "classic"}
+    async with asyncio.timeout(60):
+        await agree(connection, "g", wish)
+        for _ in range(2):
+            retry = RetryPolicy(max_attempts=1)
+            start(Consumer(vhost.amqp_url, group="g", retry=retry, on_failure="park", **wish), handle)
+        await publish_once(vhost.amqp_url, [("bad", 0), ("bad", 1)])
+        while await count(connection, parked_queue("g")) < 2:
+            await asyncio.sleep(0.05)
+        await resize(connection, "g", 7)
+        await over(connection)
+        failing = False
+        await publish_once(vhost.amqp_url, [("bad", 2), ("good", 3)])
+        while await count(connection, parked_queue("g")) < 3 or handled != [3]:
+            await asyncio.sleep(0.05)
+        await ask_for_release(connection, "g", "bad")
+        while len(handled) < 4:
+            await asyncio.sleep(0.05)
+    assert handled == [3, 0, 1, 2]
     await connection.close()
 
 
