@@ -20,13 +20,14 @@ from typing import Final
 
 from pamqp.commands import Basic
 
+from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span
 from partymq.client.failure import KEY_HEADER, PARTITION_HEADER
 from partymq.client.message import Raw
 from partymq.client.outlet import Outlet
 from partymq.client.ownership import Owned
-from partymq.errors import BrokerError, ChannelClosed
+from partymq.errors import BrokerError, CallTimeout, ChannelClosed
 from partymq.group.key import HeaderKey
 from partymq.group.names import parked_queue, release_queue
 from partymq.group.partitioner import partition_of
@@ -36,8 +37,13 @@ POLL_INTERVAL: Final = 1.0
 """Seconds between two looks for requests, while keys are parked."""
 
 _ACCESS_REFUSED: Final = 403
+_LOOKS: Final = 20
+_BETWEEN_LOOKS: Final = 0.005
+"""So often, and so many seconds apart, is it looked whether a queue's last consumer has gone."""
 _MOST: Final = 65_535
 """Messages that can be looked through: AMQP's largest prefetch."""
+_NEXT_WITHIN: Final = 5.0
+"""Seconds in which the next messages of a queue have to come."""
 _NOT_FOUND: Final = 404
 _REQUEST_LIVES: Final = 60.0
 _UNUSED_LIVES: Final = 24 * 3600.0
@@ -172,38 +178,95 @@ async def sift(
     """
     while True:
         channel = await connection.open_channel()
-        found: list[Raw] = []
-        tags: list[int] = []
-
-        def receive(buf: bytes, spans: list[Span], found: list[Raw] = found, tags: list[int] = tags) -> None:
-            for tag, method_at, header_at, end in spans:
-                raw = Raw(buf[method_at:end], header_at - method_at)
-                if wanted(raw):
-                    found.append(raw)
-                    tags.append(tag)
-
         try:
-            state = await channel.declare_queue(queue, passive=True)
-            if not state.messages and not state.consumers:
-                return []
-            # Said, because quorum queues take no limit for one of 2,000 (measured, RabbitMQ 3.10).
-            await channel.qos(_MOST)
-            await channel.consume(queue, receive, exclusive=True)
-            # What the broker sends it sends before it says that nothing is left to be sent.
-            while (await channel.declare_queue(queue, passive=True)).messages:
-                if state.messages > _MOST:
-                    raise BrokerError(f"{queue} has {state.messages} messages; {_MOST} can be looked through")
-            if remove and tags:
-                channel.ack_many(tags)
-            return found
+            await _lock(channel, queue)
+            expected = await _count(channel, queue)
+            if expected is not None:
+                found = await _look_through(channel, queue, wanted, expected) if expected else {}
+                if remove and found:
+                    channel.ack_many(found)
+                return list(found.values())
         except ChannelClosed as error:
-            if error.code == _NOT_FOUND:
+            if error.code == _NOT_FOUND and "-lock" not in error.text:
                 return []
-            if error.code != _ACCESS_REFUSED or "exclusive" not in error.text:
+            if error.code not in (_ACCESS_REFUSED, _NOT_FOUND):
                 raise
         finally:
             await channel.close()
         await asyncio.sleep(random.uniform(0.02, 0.1))
+
+
+async def _lock(channel: Channel, queue: str) -> None:
+    """Nobody else looks through the queue until the channel is closed; ChannelClosed where somebody does.
+
+    A quorum queue lets in a second consumer although the first one is exclusive (measured, RabbitMQ 3.10), so
+    it is a classic queue that is consumed exclusively. It goes with its consumer.
+    """
+    lock = f"{queue}-lock"
+    await channel.declare_queue(lock, durable=True, auto_delete=True)
+    await channel.consume(lock, lambda _buf, _spans: None, exclusive=True)
+
+
+async def _count(channel: Channel, queue: str) -> int | None:
+    """The messages in a queue; None while it has a consumer.
+
+    As long as an earlier consumer is on its way out, some are on their way back. And a quorum queue answers
+    with no messages, too, while it has no leader or has not read its log to the end; `basic.get` is answered
+    only when it has. It counts as a consumer there until what it has got is given back; a classic queue may
+    answer before it takes that back.
+    """
+    first = await channel.get(queue)
+    state = await channel.declare_queue(queue, passive=True)
+    count = state.messages + (first is not None)
+    if first is not None:
+        channel.nack(first.tag)
+    for _ in range(_LOOKS):
+        if not state.consumers and (count or first is None):
+            if count > _MOST:
+                raise BrokerError(f"{queue} has {count} messages; {_MOST} can be looked through")
+            return count
+        await asyncio.sleep(_BETWEEN_LOOKS)
+        state = await channel.declare_queue(queue, passive=True)
+        count = state.messages
+    return None
+
+
+async def _look_through(
+    channel: Channel, queue: str, wanted: Callable[[Raw], bool], expected: int
+) -> dict[int, Raw]:
+    """The messages that are wanted, by delivery tag, of as many as are expected.
+
+    That a queue has none ready any more does not mean that all of them are here (measured).
+    """
+    found: dict[int, Raw] = {}
+    missing = expected
+    news = asyncio.Event()
+
+    def receive(buf: bytes, spans: list[Span]) -> None:
+        nonlocal missing
+        missing -= len(spans)
+        for tag, method_at, header_at, end in spans:
+            raw = Raw(buf[method_at:end], header_at - method_at)
+            if wanted(raw):
+                found[tag] = raw
+        news.set()
+
+    # Said, because quorum queues take no limit for one of 2,000 (measured, RabbitMQ 3.10).
+    await channel.qos(_MOST)
+    await channel.consume(queue, receive, exclusive=True)
+    while missing > 0:
+        news.clear()
+        try:
+            async with asyncio.timeout(_NEXT_WITHIN):
+                await news.wait()
+        except TimeoutError:
+            if channel.error is not None:
+                raise channel.error from None
+            raise CallTimeout(
+                f"{queue} has {expected} messages, but {missing} of them did not come within"
+                f" {_NEXT_WITHIN:g} s"
+            ) from None
+    return found
 
 
 def header(raw: Raw, name: str) -> bytes | None:
