@@ -29,6 +29,7 @@ class PullFaults(Schedule):
             (self.leave, 4),
             (self.restart_in_order, 4),
             (self.roll, 2),
+            (self.resize, 3),
         ]
         rough: list[tuple[Callable[[], bool], int]] = [
             (self.kill_member, 5),
@@ -119,6 +120,13 @@ class PullFaults(Schedule):
 
         following()
         return self._tell("all members are restarted, one after the other")
+
+    def resize(self) -> bool:
+        """Refused while an earlier one is under way."""
+        if not self._group.broker_up:
+            return False
+        partitions = self._random.choice((5, 8, 16, 24, 32))
+        return self._group.resize(partitions) and self._tell(f"resize to {partitions} partitions")
 
     def _kill(self, pod: Connected) -> None:
         self._disturbs(pod.label)

@@ -76,6 +76,7 @@ class PullGroup(Stage):
         self.setting = setting
         self.members: list[Connected] = []
         self._releasing: Child | None = None
+        self._resizing: Child | None = None
         self._notes = Reader(folder / "notes-publisher")
         self.published: list[Note] = []
 
@@ -85,8 +86,9 @@ class PullGroup(Stage):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._releasing is not None:
-            self._releasing.kill()
+        for asking in (self._releasing, self._resizing):
+            if asking is not None:
+                asking.kill()
         self.end_processes()
         for proxy in (self.plug, *(pod.proxy for pod in self.members)):
             proxy.close()
@@ -94,6 +96,10 @@ class PullGroup(Stage):
 
     def _python(self, module: str, *options: str) -> list[str]:
         return [sys.executable, "-m", module, f"--group={GROUP}", *options]
+
+    def _group_options(self) -> list[str]:
+        """What the group is to be like, whoever creates it."""
+        return [f"--partitions={self.setting.partitions}", f"--queue-type={self.setting.queue_type}"]
 
     def join(self, name: str, *options: str) -> Connected:
         """A new process of a member."""
@@ -105,6 +111,7 @@ class PullGroup(Stage):
             f"--session-timeout={self.setting.session_timeout}",
             f"--rejoin-grace={self.setting.rejoin_grace}",
             f"--on-failure={self.setting.on_failure}",
+            *self._group_options(),
             *options,
         )
         pod = Connected(name, command, self.folder, len(self.pods), proxy)
@@ -113,14 +120,16 @@ class PullGroup(Stage):
         return pod
 
     def publish(self, seed: int, rate: float) -> None:
-        """Begin to publish."""
+        """Create the group, and begin to publish."""
+        create = ["partymq", "group", "create", GROUP, f"--url={self.node.amqp_url}"]
+        create += [f"--partitions={self.setting.partitions}", f"--queue-type={self.setting.queue_type}"]
+        subprocess.run([sys.executable, "-m", *create], check=True, capture_output=True, timeout=60)
         command = self._python(
             "verify.pull.publisher",
             f"--amqp={self.plug.url(self.node.amqp_url)}%2f",
             f"--notes={self.folder / 'notes-publisher'}",
             f"--counts={self.folder / 'counts'}",
-            f"--partitions={self.setting.partitions}",
-            f"--queue-type={self.setting.queue_type}",
+            *self._group_options(),
             f"--seed={seed}",
             f"--rate={rate}",
         )
@@ -154,6 +163,15 @@ class PullGroup(Stage):
             return
         command = ["partymq", "parked", "release", GROUP, "--all", "--wait=0", f"--url={self.node.amqp_url}"]
         self._releasing = Child("release", [sys.executable, "-m", *command], self.folder / "release.log")
+
+    def resize(self, partitions: int) -> bool:
+        """Give the group another number of partitions; False while that was asked for just before."""
+        if self._resizing is not None and self._resizing.status is None:
+            return False
+        command = ["partymq", "group", "resize", GROUP, f"--partitions={partitions}", "--no-wait"]
+        command.append(f"--url={self.node.amqp_url}")
+        self._resizing = Child("resize", [sys.executable, "-m", *command], self.folder / "resize.log")
+        return True
 
     def dead_letters(self) -> set[tuple[int, int]]:
         """Key and number of what is in the dead-letter queue."""

@@ -128,7 +128,8 @@ def _check_repeats(
             continue
         message = work.key, work.seq
         came, sure = put.get(message, 0.0), confirmed.get(message, float("inf"))
-        if not any(
+        # Who was held for dead and wakes goes on with what it has, until it learns that others have done it.
+        if not (work.zombie or earlier.zombie) and not any(
             (whom in (None, earlier.member) and earlier.began - _SLACK <= at <= work.began)
             or (whom in (None, "publisher") and came - 10.0 <= at <= sure)
             for at, whom in disturbed

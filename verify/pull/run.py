@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,11 +98,11 @@ def run_pull(plan: PullPlan, folder: Path, log: Callable[[str], None]) -> PullOu
 
 
 def _failed(group: PullGroup) -> list[str]:
-    """Processes that ended otherwise than told."""
+    """Processes that ended otherwise than told. One that had hardly started may end by the signal itself."""
     return [
         f"{pod.label} ended with {pod.process.status}"
         for pod in group.members
-        if pod.process.status not in (None, 0) and pod.died == float("inf")
+        if pod.process.status not in (None, 0, -signal.SIGTERM) and pod.died == float("inf")
     ]
 
 
