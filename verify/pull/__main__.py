@@ -26,6 +26,8 @@ def main(arguments: list[str]) -> int:
     plan = PullPlan(options.seconds, seed, options.pause, options.rate, options.planned, options.queue_type)
     folder = options.keep or Path(tempfile.mkdtemp(prefix="partymq-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        parser.error(f"{folder} is not empty: notes of an earlier run would be taken for this one's")
     began = time.monotonic()
 
     def log(text: str) -> None:

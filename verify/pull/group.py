@@ -97,10 +97,6 @@ class PullGroup(Stage):
     def _python(self, module: str, *options: str) -> list[str]:
         return [sys.executable, "-m", module, f"--group={GROUP}", *options]
 
-    def _group_options(self) -> list[str]:
-        """What the group is to be like, whoever creates it."""
-        return [f"--partitions={self.setting.partitions}", f"--queue-type={self.setting.queue_type}"]
-
     def join(self, name: str, *options: str) -> Connected:
         """A new process of a member."""
         proxy = TcpProxy("127.0.0.1", self.node.port).start()
@@ -111,7 +107,6 @@ class PullGroup(Stage):
             f"--session-timeout={self.setting.session_timeout}",
             f"--rejoin-grace={self.setting.rejoin_grace}",
             f"--on-failure={self.setting.on_failure}",
-            *self._group_options(),
             *options,
         )
         pod = Connected(name, command, self.folder, len(self.pods), proxy)
@@ -129,7 +124,6 @@ class PullGroup(Stage):
             f"--amqp={self.plug.url(self.node.amqp_url)}%2f",
             f"--notes={self.folder / 'notes-publisher'}",
             f"--counts={self.folder / 'counts'}",
-            *self._group_options(),
             f"--seed={seed}",
             f"--rate={rate}",
         )

@@ -72,8 +72,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--group", required=True)
     parser.add_argument("--amqp", required=True, help="URL of the broker")
     parser.add_argument("--notes", required=True, help="file for the notes")
-    parser.add_argument("--partitions", type=int, required=True)
-    parser.add_argument("--queue-type", required=True)
     parser.add_argument("--session-timeout", type=float, required=True)
     parser.add_argument("--rejoin-grace", type=float, required=True)
     parser.add_argument("--on-failure", default="dead-letter")
@@ -89,8 +87,6 @@ def main(options: argparse.Namespace) -> None:
         options.amqp,
         group=options.group,
         name=options.name,
-        partitions=options.partitions,
-        queue_type=options.queue_type,
         session_timeout=options.session_timeout,
         rejoin_grace=options.rejoin_grace,
         prefetch=options.prefetch,

@@ -33,8 +33,6 @@ async def run(options: argparse.Namespace) -> list[int]:
             options.amqp,
             group=options.group,
             timeout=_PATIENCE,
-            partitions=options.partitions,
-            queue_type=options.queue_type,
         ) as publisher,
         asyncio.TaskGroup() as tasks,
     ):
@@ -63,8 +61,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--amqp", required=True, help="URL of the broker")
     parser.add_argument("--notes", required=True, help="file for the notes")
     parser.add_argument("--counts", required=True, help="file for the number of messages by key")
-    parser.add_argument("--partitions", type=int, required=True)
-    parser.add_argument("--queue-type", required=True)
     parser.add_argument("--keys", type=int, default=200)
     parser.add_argument("--rate", type=float, default=250.0, help="messages a second, on average")
     parser.add_argument("--seed", type=int, default=0)
