@@ -11,7 +11,7 @@ Callbacks are called synchronously while a read is being handled; what one raise
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pamqp import base
 from pamqp.commands import Basic, Confirm
@@ -28,6 +28,7 @@ from partymq.errors import BrokerError, CallTimeout, ChannelClosed
 if TYPE_CHECKING:
     from partymq.amqp.connection import Connection
 
+_ACCESS_REFUSED: Final = 403
 _ReplyT = TypeVar("_ReplyT")
 OnConfirms = Callable[[list[codec.Confirm]], None]
 OnReturn = Callable[[Returned], None]
@@ -142,6 +143,20 @@ class Channel(Topology):
         """Acknowledges single deliveries, in one write."""
         self._check()
         self._connection.write(content.ack_frames(self.number, tags))
+
+    async def acks_done(self, queue: str, *, timeout: float = 10.0) -> None:
+        """Returns when the broker has carried out all acknowledgements of messages of that queue. The channel
+        is only to be closed then: it gets a consumer that gets nothing.
+
+        A quorum queue carries out 32 at a time; those behind them are forgotten when the channel is closed
+        (measured, RabbitMQ 3.10), and their messages come again. A further consumer is taken in behind them.
+        A classic queue may refuse one beside an exclusive one, which ends the channel; it forgets nothing.
+        """
+        try:
+            await self.consume(queue, lambda _buf, _spans: None, timeout=timeout)
+        except ChannelClosed as error:
+            if error.code != _ACCESS_REFUSED:
+                raise
 
     def nack(self, tag: int, multiple: bool = False, requeue: bool = True) -> None:
         """Gives a delivery back, or all up to it."""

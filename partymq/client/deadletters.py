@@ -179,6 +179,8 @@ async def replay(
             if wanted:
                 channel.ack_many([tag for tag, _ in wanted])
             done += len(wanted)
+        if done:
+            await channel.acks_done(dead_letter_queue(group))
         return done
     finally:
         await publisher.close()

@@ -44,6 +44,8 @@ _MOST: Final = 65_535
 """Messages that can be looked through: AMQP's largest prefetch."""
 _NEXT_WITHIN: Final = 5.0
 """Seconds in which the next messages of a queue have to come."""
+_MOST_LOOKS: Final = 6
+"""Times that a queue is looked through for what has to be seen whole."""
 _NOT_FOUND: Final = 404
 _REQUEST_LIVES: Final = 60.0
 _UNUSED_LIVES: Final = 24 * 3600.0
@@ -84,9 +86,7 @@ class Parking:
             text = header(raw, PARTITION_HEADER)
             return int(text) if text is not None and text.isdigit() else -1
 
-        for raw in await sift(
-            self._connection, parked_queue(self._group), lambda raw: number_of(raw) in mine
-        ):
+        for raw in await self._found(lambda raw: number_of(raw) in mine):
             key = header(raw, KEY_HEADER)
             if key is not None:
                 self._next = max(self._next, sequence(raw) + 1)
@@ -107,9 +107,7 @@ class Parking:
 
     async def parked(self, key: bytes) -> list[Raw]:
         """The parked messages of a key, in order. Raises BrokerError."""
-        found = await sift(
-            self._connection, parked_queue(self._group), lambda raw: header(raw, KEY_HEADER) == key
-        )
+        found = await self._found(lambda raw: header(raw, KEY_HEADER) == key)
         return sorted(found, key=sequence)
 
     async def remove(self, key: bytes, handled: Collection[Raw], *, all_of_it: bool) -> None:
@@ -117,12 +115,15 @@ class Parking:
         `all_of_it`. Raises BrokerError."""
         if handled:
             numbers = {sequence(raw) for raw in handled}
-            await sift(
-                self._connection,
-                parked_queue(self._group),
-                lambda raw: header(raw, KEY_HEADER) == key and sequence(raw) in numbers,
-                remove=True,
-            )
+
+            def is_left(raw: Raw) -> bool:
+                return header(raw, KEY_HEADER) == key and sequence(raw) in numbers
+
+            for _ in range(_MOST_LOOKS):
+                removed = await sift(self._connection, parked_queue(self._group), is_left, remove=True)
+                numbers -= {sequence(raw) for raw in removed}
+                if not numbers:
+                    break
         if all_of_it:
             self._keys.pop(key, None)
 
@@ -144,6 +145,16 @@ class Parking:
             }
             if keys:
                 return sorted(keys)
+
+    async def _found(self, wanted: Callable[[Raw], bool]) -> list[Raw]:
+        """The parked messages that are wanted: what two looks in turn agree on, as one may miss some while
+        others are being parked."""
+        found: list[Raw] = []
+        for look in range(_MOST_LOOKS):
+            before, found = found, await sift(self._connection, parked_queue(self._group), wanted)
+            if look and _places(found) == _places(before):
+                break
+        return found
 
     def _note(self, key: bytes, partition: int) -> None:
         self._keys[key] = partition
@@ -185,6 +196,7 @@ async def sift(
                 found = await _look_through(channel, queue, wanted, expected) if expected else {}
                 if remove and found:
                     channel.ack_many(found)
+                    await channel.acks_done(queue)
                 return list(found.values())
         except ChannelClosed as error:
             if error.code == _NOT_FOUND and "-lock" not in error.text:
@@ -253,7 +265,7 @@ async def _look_through(
 
     # Said, because quorum queues take no limit for one of 2,000 (measured, RabbitMQ 3.10).
     await channel.qos(_MOST)
-    await channel.consume(queue, receive, exclusive=True)
+    await channel.consume(queue, receive)
     while missing > 0:
         news.clear()
         try:
@@ -272,6 +284,10 @@ async def _look_through(
 def header(raw: Raw, name: str) -> bytes | None:
     """A header of a message that was parked or asks for something, as it was written; None without it."""
     return _FINDERS[name](raw.data, raw.header_at, len(raw.data), b"")
+
+
+def _places(found: list[Raw]) -> set[tuple[bytes | None, int]]:
+    return {(header(raw, KEY_HEADER), sequence(raw)) for raw in found}
 
 
 def sequence(raw: Raw) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from partymq.amqp.channel import Channel
@@ -11,7 +12,7 @@ from partymq.amqp.content import Span, routing_key_at
 from partymq.client.lanes import Item, Lanes, Stream
 from partymq.client.message import Lost, Message, Raw
 from partymq.client.ownership import Owned
-from partymq.errors import BrokerError, CallTimeout, ChannelClosed
+from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConnectionLost
 from partymq.group.key import HeaderKey, KeyFinder
 
 _CLOSED_WITHIN: Final = 10.0
@@ -114,6 +115,8 @@ class Partition:
         if self._channel is None or self._connection is None:
             return
         try:
+            with suppress(ChannelClosed, ConnectionLost):
+                await self._channel.acks_done(self.owned.queue, timeout=_CLOSED_WITHIN)
             await self._channel.close(_CLOSED_WITHIN)
         except CallTimeout as error:
             # Not closed means not given back: nobody may be told that it is.
