@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from partymq.client.message import Message
-from partymq.errors import ConfigError, Undecodable
+from partymq.errors import ConfigError, ConnectionLost, Undecodable
 from partymq.group.key import PropertyKey
 
 Handle = Callable[..., Any]
@@ -67,6 +67,8 @@ def make_handler(function: Handle, threads: Executor | None) -> Handler:
     assert threads is not None
 
     def plain(message: Message) -> None:
+        if message.lost.is_set():  # while it waited for a thread
+            raise ConnectionLost("the partition was lost before its message was begun")
         result = function(message) if decode is None else function(message, decode(message))
         if inspect.iscoroutine(result):
             result.close()

@@ -1,5 +1,6 @@
 """What becomes of a user's function, and what is done when it fails."""
 
+import asyncio
 import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from partymq.client.failure import RetryPolicy, failure_headers
 from partymq.client.handlers import decoder_for, make_handler
 from partymq.client.message import Lost, Message, Raw
 from partymq.client.settings import ConsumerSettings
-from partymq.errors import ConfigError, Undecodable
+from partymq.errors import ConfigError, ConnectionLost, Undecodable
 from tests.unit.raw_content import short_string
 
 
@@ -235,3 +236,20 @@ async def test_a_message_that_is_given_up_says_where_it_came_from_and_why():
         "5",
         "2",
     )
+
+
+async def test_a_handler_that_waited_for_a_thread_does_not_begin_when_its_partition_is_lost():
+    handled: list[Message] = []
+    go_on = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        busy = threads.submit(go_on.wait, 30)
+        handler = make_handler(handled.append, threads)
+        late = message(b"{}")
+        running = asyncio.ensure_future(handler.call(late))
+        await asyncio.sleep(0)
+        late.lost.set()
+        go_on.set()
+        with pytest.raises(ConnectionLost, match="lost before"):
+            await running
+        busy.result()
+    assert not handled
