@@ -20,7 +20,7 @@ from partymq import Publisher
 from tests.conftest import Vhost
 
 PAGE = Path(__file__).parents[2] / "docs" / "fencing.md"
-DEADLINE = 60.0
+DEADLINE = 200.0
 ACCOUNTS = 20
 BOOKINGS = 30
 PSYCOPG = """
@@ -119,6 +119,7 @@ async def publish(url: str) -> None:
         )
 
 
+@pytest.mark.timeout(400)
 def test_what_a_zombie_writes_is_refused_and_every_booking_counts_once(
     members: Members, vhost: Vhost
 ) -> None:

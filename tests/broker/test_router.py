@@ -109,7 +109,7 @@ class World:
     async def count(self, queue: str) -> int:
         return (await self.channel.declare_queue(queue, passive=True)).messages
 
-    async def counts(self, *queues: str, total: int, seconds: float = 20.0) -> list[int]:
+    async def counts(self, *queues: str, total: int, seconds: float = 80.0) -> list[int]:
         """Wait until so many messages are in these queues together."""
         async with asyncio.timeout(seconds):
             while True:
