@@ -81,7 +81,7 @@ def check_pull(
     for key, mine in by_key.items():
         mine.sort(key=lambda work: work.began)
         _check_tokens(key, mine, verdict)
-        _check_repeats(mine, put, confirmed, disturbed, verdict)
+        _check_repeats(mine, put, confirmed, disturbed, key in parked, verdict)
         first: dict[int, float] = {}
         for work in mine:
             first.setdefault(work.seq, work.began)
@@ -117,8 +117,10 @@ def _check_repeats(
     put: dict[tuple[int, int], float],
     confirmed: dict[tuple[int, int], float],
     disturbed: Disturbed,
+    was_parked: bool,
     verdict: PullVerdict,
 ) -> None:
+    """A message that was parked may have been so twice, by a fault of whoever did that, long before."""
     last: dict[int, Work] = {}
     for work in works:
         earlier = last.get(work.seq)
@@ -132,6 +134,7 @@ def _check_repeats(
         if not (work.zombie or earlier.zombie) and not any(
             (whom in (None, earlier.member) and earlier.began - _SLACK <= at <= work.began)
             or (whom in (None, "publisher") and came - 10.0 <= at <= sure)
+            or (was_parked and came - _SLACK <= at <= work.began)
             for at, whom in disturbed
         ):
             verdict.unexplained.append(f"{work}, was done by {earlier}")
