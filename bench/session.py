@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import shutil
 import signal
 import sys
@@ -13,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import structlog
 import uvloop
 
 from bench.broker import PLUGINS, Broker
@@ -44,7 +42,6 @@ class Outcome(Protocol):
 
 def run(outcome: Outcome, parts: tuple[str, ...], measure: Measure, keep: Callable[[], None]) -> int:
     """The exit status: 0 where all runs were valid, whatever the figures. `keep` is called at the end."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     folder = Path(tempfile.mkdtemp(prefix="partymq-bench-"))
     try:
         with (

@@ -13,9 +13,9 @@ def serve(config: ConfigFile = None) -> None:
 
     import asyncio
 
-    import structlog
     import uvloop
 
+    from partymq.log import get_logger
     from partymq.server import lifecycle, logs
     from partymq.server.wiring import make_group
 
@@ -23,7 +23,7 @@ def serve(config: ConfigFile = None) -> None:
     listener = lifecycle.listen(settings.http)
     logs.set_up(settings.log)
     for warning in configuration.warnings:
-        structlog.get_logger(__name__).warning("odd_setting", reason=warning)
+        get_logger(__name__).warning("odd_setting", reason=warning)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         code = runner.run(lifecycle.run(settings, make_group, listener))
     raise SystemExit(code)

@@ -11,8 +11,6 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-import structlog
-
 from partymq.amqp.url import BrokerUrl
 from partymq.client.failure import RetryPolicy
 from partymq.client.handlers import Handle, is_async, make_handler
@@ -25,6 +23,7 @@ from partymq.client.settings import ConsumerSettings
 from partymq.errors import ConfigError, HandlerFailed
 from partymq.group.layout import WISHES, GroupLayout, key_rule
 from partymq.group.names import DEFAULT_GROUP
+from partymq.log import get_logger
 
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 _LEFT_WITHIN: Final = 10.0
@@ -32,7 +31,7 @@ _LEFT_WITHIN: Final = 10.0
 _SETTINGS: Final = frozenset(field.name for field in fields(ConsumerSettings))
 _MEMBERSHIP: Final = frozenset(field.name for field in fields(MembershipSettings))
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Consumer:

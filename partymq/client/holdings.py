@@ -6,8 +6,6 @@ from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import structlog
-
 from partymq.amqp.connection import Connection
 from partymq.client.hooks import Hooks
 from partymq.client.outlet import Outlet
@@ -18,6 +16,7 @@ from partymq.client.runner import Runner
 from partymq.client.settings import ConsumerSettings
 from partymq.errors import BrokerError
 from partymq.group.key import KeyFinder
+from partymq.log import get_logger
 
 _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 5.0
@@ -25,7 +24,7 @@ _IDLE: Final = 0.5
 """Seconds for which there has to be nothing of a partition until it counts as idle."""
 """Seconds until a queue that can't be consumed is tried again; doubled each time."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
+from partymq.log import get_logger
 
 Hook = Callable[[Sequence[int]], Any]
 """Gets the numbers of partitions; async or not."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -55,4 +55,4 @@ async def _call_safely(name: str, hook: Hook | None, partitions: Sequence[int]) 
     try:
         await _call(hook, partitions)
     except Exception as error:
-        _log.error(f"the hook {name} failed", partitions=sorted(partitions), exc_info=error)
+        _log.error("a hook failed", hook=name, partitions=sorted(partitions), exc_info=error)

@@ -19,8 +19,6 @@ from time import monotonic
 from typing import Any, Final, Literal
 from uuid import uuid4
 
-import structlog
-
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.client.ownership import Gain, Owned, Owner
@@ -52,6 +50,7 @@ from partymq.group.wire import (
     Status,
     Unbind,
 )
+from partymq.log import get_logger
 
 _CALL: Final = 2.0
 """Seconds for one call to the coordinator."""
@@ -67,7 +66,7 @@ _BEATS: Final = 3
 _IDLE_LOOK: Final = 0.25
 """Seconds between two looks at what has become idle."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

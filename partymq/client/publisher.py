@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-import structlog
 from pamqp.commands import Basic
 
 from partymq.amqp.channel import Channel
@@ -36,6 +35,7 @@ from partymq.errors import (
 from partymq.group.key import KeyRule
 from partymq.group.layout import WISHES, GroupLayout, key_rule
 from partymq.group.names import DEFAULT_GROUP, write_exchange
+from partymq.log import get_logger
 
 _CHANNEL: Final = 1
 """Always the same number, so that messages need not be put together anew for another connection."""
@@ -50,7 +50,7 @@ _SAME_LAYOUT: Final = 3
 """Times that messages come back before they are given up although the group's layout has not changed."""
 _NOT_FOUND: Final = 404
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,7 @@ import random
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Final
-
-import structlog
+from typing import Any, Final
 
 from partymq.amqp.connection import Connection
 from partymq.client.failure import describe, failure_headers
@@ -30,6 +28,7 @@ from partymq.client.parking import Parking
 from partymq.client.partition import Partition
 from partymq.client.settings import ConsumerSettings
 from partymq.errors import BrokerError, HandlerFailed, Undecodable
+from partymq.log import get_logger
 
 _PUT_AWAY_AGAIN: Final = 1.0
 """Seconds until a message that could not be put away is tried again."""
@@ -38,7 +37,7 @@ _TURN: Final = 64
 
 _RUNNING: Final = int(State.RUNNING)
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Runner:
@@ -180,7 +179,7 @@ class Runner:
         if partition.lost.is_set():
             self.lanes.leave(item)
             return
-        told = {"group": self._group, "partition": message.partition, "key": message.key}
+        told: dict[str, Any] = {"group": self._group, "partition": message.partition, "key": message.key}
         if isinstance(error, Undecodable):
             _log.error("a body that can't be decoded is dead-lettered", reason=str(error), **told)
             await self._put_away(partition, item, message, "undecodable", error)

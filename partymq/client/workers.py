@@ -12,10 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-import structlog
-
 from partymq.client.consumer import Consumer
 from partymq.errors import ConfigError
+from partymq.log import get_logger
 
 _TICK: Final = 0.1
 _LOOK: Final = 0.5
@@ -25,7 +24,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _IGNORED: Final = frozenset({"__pycache__", "node_modules", "site-packages"})
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def load_consumer(target: str) -> Consumer:

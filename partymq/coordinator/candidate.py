@@ -6,8 +6,6 @@ from dataclasses import replace
 from time import monotonic
 from typing import Final
 
-import structlog
-
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.coordinator.lease import Lease, StateMessage
@@ -15,13 +13,14 @@ from partymq.coordinator.pull import PullSettings, PullTerm
 from partymq.coordinator.pull_topology import read_layout
 from partymq.errors import BrokerError, LoginRefused
 from partymq.group.state import GroupState
+from partymq.log import get_logger
 
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 5.0
 _LIVED: Final = 10.0
 """Seconds after which a connection counts as having worked: the next failure is a new one."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Candidate:

@@ -11,7 +11,6 @@ from typing import Any, Final
 from uuid import uuid4
 
 import msgspec
-import structlog
 from pamqp.commands import Basic
 
 from partymq.amqp.channel import Channel
@@ -37,13 +36,14 @@ from partymq.group.wire import (
     decode_reply,
     encode,
 )
+from partymq.log import get_logger
 
 ASSIGNMENT: Final = "assignment"
 """Type (a property) of the messages in a control queue that are assignments."""
 _IN_USE: Final = frozenset({403, 405})
 _RETRY: Final = 0.1
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 AnswerTo = Callable[[Reply], None]
 OnCommand = Callable[[Command, AnswerTo], None]

@@ -13,12 +13,11 @@ from math import inf
 from time import monotonic
 from typing import Final, TypeVar
 
-import structlog
-
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.coordinator.management import ManagedQueue, Management
 from partymq.errors import ChannelClosed, ConnectionLost, ManagementUnavailable
+from partymq.log import get_logger
 
 _NOT_FOUND: Final = 404
 _LOCKED: Final = 405
@@ -27,7 +26,7 @@ _RETRY_MANAGEMENT: Final = 15.0
 """Seconds after which a management API that did not answer is tried again."""
 
 _T = TypeVar("_T")
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

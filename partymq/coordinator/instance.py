@@ -12,8 +12,6 @@ from time import monotonic
 from typing import Any, Final
 from uuid import uuid4
 
-import structlog
-
 from partymq.amqp.connection import Connection, connect
 from partymq.config.settings import BrokerSettings, GroupSettings
 from partymq.coordinator.commands import CommandClient
@@ -26,6 +24,7 @@ from partymq.coordinator.topology import declare_write_exchange
 from partymq.errors import BrokerError, ConfigError, ConnectionLost, NoCoordinator
 from partymq.group.state import GroupState
 from partymq.group.wire import Call, Command, Describe, Heartbeat, MemberCall, Reply, Status
+from partymq.log import get_logger
 
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 10.0
@@ -33,7 +32,7 @@ _LIVED: Final = 10.0
 """Seconds after which a connection counts as having worked: the next failure is a new one."""
 _LOOK: Final = 2.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class GroupInstance:

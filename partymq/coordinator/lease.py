@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-import structlog
 from pamqp.commands import Basic
 
 from partymq.amqp.channel import Channel
@@ -24,6 +23,7 @@ from partymq.amqp.content import Span, decode
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, LeaseLost, ProtocolError
 from partymq.group.names import state_queue
 from partymq.group.state import GroupState
+from partymq.log import get_logger
 
 _SETTLE: Final = 0.1
 """Seconds in which what a dead coordinator had sent before it died arrives in its queues."""
@@ -31,7 +31,7 @@ _CONFIRM: Final = 10.0
 """Seconds in which the broker has to confirm a state."""
 _PRECONDITION_FAILED: Final = 406
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class StateMessage(msgspec.Struct):

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
-import structlog
-
 from partymq.config.settings import GroupSettings
 from partymq.coordinator.depths import QueueDepth, QueueDepths
 from partymq.errors import BrokerError
@@ -14,6 +12,7 @@ from partymq.group.coordinator import Coordinator
 from partymq.group.events import Event, Learned, Observed
 from partymq.group.names import member_key
 from partymq.group.state import Member, MemberState, SetAside
+from partymq.log import get_logger
 from partymq.router import Router
 from partymq.router.events import Depth
 
@@ -24,7 +23,7 @@ _BINDINGS_INTERVAL: Final = 1.0
 _WAITING: Final = frozenset({MemberState.PENDING, MemberState.REBINDING})
 _SEEN: Final = frozenset({MemberState.READY, MemberState.SET_ASIDE})
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Observer:

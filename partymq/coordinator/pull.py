@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
-import structlog
 from pamqp.commands import Basic
 
 from partymq.amqp.channel import Channel
@@ -38,6 +37,7 @@ from partymq.group.wire import (
     Status,
     encode,
 )
+from partymq.log import get_logger
 
 _TICK: Final = 0.2
 _RENEW: Final = 240.0
@@ -46,7 +46,7 @@ _LOOK: Final = 0.25
 _MOST_LOOKS: Final = 200
 """Assignments a second at most that only see whether members are there."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import structlog
 from pamqp.commands import Basic
 
 from partymq.amqp.channel import Channel
@@ -32,6 +31,7 @@ from partymq.group.names import (
     state_queue,
     write_exchange,
 )
+from partymq.log import get_logger
 from partymq.router.contents import leftover_finder
 
 _NOT_FOUND: Final = 404
@@ -54,7 +54,7 @@ _LOCK_WITHIN: Final = 120.0
 _HASH: Final = "x-consistent-hash"
 _PLUGIN: Final = "rabbitmq_consistent_hash_exchange"
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 async def agree(connection: Connection, group: str, wish: Mapping[str, Any] | None = None) -> GroupLayout:

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
-import structlog
-
 from partymq.amqp.connection import Connection
 from partymq.coordinator.pull_topology import locked, read_layout, remove_before, unbind
 from partymq.errors import ChannelClosed, ConfigError
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.layout import GroupLayout
+from partymq.log import get_logger
 
 _READ: Final = 2.0
 """Seconds between two looks into the group's settings."""
@@ -29,7 +28,7 @@ _EMPTY: Final = 1.0
 """Seconds between the first and the last look that find a queue empty."""
 _NOT_FOUND: Final = 404
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Resize:

@@ -7,8 +7,6 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-import structlog
-
 from partymq.amqp.connection import Connection
 from partymq.config.settings import BrokerSettings, GroupSettings
 from partymq.coordinator.commands import AnswerTo
@@ -27,6 +25,7 @@ from partymq.group.coordinator import Coordinator
 from partymq.group.names import leftover_queue
 from partymq.group.state import GroupState
 from partymq.group.wire import Command, Describe, Heartbeat, Ready, Released, Reply, Status
+from partymq.log import get_logger
 from partymq.router import Router
 from partymq.router import events as routed
 
@@ -37,7 +36,7 @@ than its `consumer_timeout`."""
 _RETRY: Final = 0.5
 _LONGEST_RETRY: Final = 10.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _T = TypeVar("_T")
 
 

@@ -2,13 +2,12 @@
 
 from typing import Final
 
-import structlog
-
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.config.settings import GroupSettings
 from partymq.errors import BrokerError, ChannelClosed
 from partymq.group.names import dead_letter_queue, member_key, own_exchange
+from partymq.log import get_logger
 
 _NOT_FOUND: Final = 404
 _LOCKED: Final = 405
@@ -19,7 +18,7 @@ _DELIVERY_LIMIT: Final = 1_000_000
 """Every end of a router session counts as a delivery of what was unacked. RabbitMQ 4 drops a message of a
 quorum queue after 20 by default; and with a limit, what is given back keeps its place."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 async def declare_write_exchange(connection: Connection, settings: GroupSettings) -> None:

@@ -100,8 +100,7 @@ class PullGroup:
 
 def coordinator_epoch(log: str) -> int:
     """The epoch of the latest term that the worker with this log began; 0 where it never coordinated."""
-    plain = re.sub(r"\x1b\[[\d;]*m", "", log)
-    return max((int(epoch) for epoch in re.findall(r"coordinating .*\bepoch=(\d+)", plain)), default=0)
+    return max((int(epoch) for epoch in re.findall(r"coordinating .*\bepoch=(\d+)", log)), default=0)
 
 
 class PartyMQ:

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, NamedTuple
 
-import structlog
-
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import Span
 from partymq.amqp.url import BrokerUrl
 from partymq.errors import BrokerError, ChannelClosed
+from partymq.log import get_logger
 from partymq.router.core import Core
 from partymq.router.session import CLOSE_TIMEOUT, COALESCE, Session, closed, consume_alone
 from partymq.router.settings import RouterSettings
@@ -30,7 +29,7 @@ _LONGEST_RETRY: Final = 2.0
 """Seconds."""
 _NOT_FOUND: Final = 404
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Wanted(NamedTuple):

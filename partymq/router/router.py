@@ -7,11 +7,10 @@ from random import random
 from time import monotonic
 from typing import Any, Final
 
-import structlog
-
 from partymq.amqp.connection import Connection
 from partymq.amqp.url import BrokerUrl
 from partymq.errors import BrokerError
+from partymq.log import get_logger
 from partymq.router.core import Core
 from partymq.router.events import (
     Depth,
@@ -32,7 +31,7 @@ _YOUNG: Final = 5.0
 """Seconds below which a session that fails is one that died young."""
 _NOT_STARTED: Final = "nothing is consumed from the source: there is no member to route to"
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Router:

@@ -15,13 +15,12 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-import structlog
-
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import Returned, Span
 from partymq.amqp.url import BrokerUrl
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed
+from partymq.log import get_logger
 from partymq.router.core import Core
 from partymq.router.settings import RouterSettings
 from partymq.router.stream import Stream
@@ -44,7 +43,7 @@ _LOOK: Final = 0.5
 _REFUSED: Final = 403
 _PRECONDITION_FAILED: Final = 406
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Session:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from http import HTTPStatus
 
-import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -26,6 +25,7 @@ from partymq.errors import (
     UnknownMember,
 )
 from partymq.group.wire import Status
+from partymq.log import get_logger
 
 RETRY_AFTER = {"Retry-After": "1"}
 """Seconds after which a call that found no coordinator may be repeated."""
@@ -41,7 +41,7 @@ _CODES: dict[type[GroupError], int] = {
     NoCoordinator: 503,
 }
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def refusal(status: Status, hostname: str) -> GroupError | None:

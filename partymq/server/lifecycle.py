@@ -16,12 +16,12 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-import structlog
 import uvicorn
 
 from partymq import __version__
 from partymq.config import GroupSettings, HttpSettings, Settings
 from partymq.errors import ConfigError, ListenError
+from partymq.log import get_logger
 from partymq.server.app import create_app
 from partymq.server.face import RunnableGroup
 from partymq.server.looplag import LoopLag
@@ -37,7 +37,7 @@ _KEEP_ALIVE: Final = 75
 
 MakeGroup = Callable[[Settings, GroupSettings], RunnableGroup]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def listen(http: HttpSettings) -> socket.socket:

@@ -1,4 +1,4 @@
-"""Structured logs: ours, uvicorn's and every library's through one pipe, to standard error.
+"""The log of a process: ours, uvicorn's and every library's through one pipe, to standard error.
 
 Whatever looks like the credentials in a URL is masked in the finished line, so that no exception's text can
 carry them out.
@@ -14,6 +14,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from partymq.config import LogSettings
+from partymq.log import FIELDS
 
 _CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@\"']*):[^\s\"'/]*@", re.IGNORECASE)
 _KEY_PASSWORD = re.compile(r"([?&]password=)[^&\s\"']*")
@@ -27,29 +28,17 @@ def without_secrets(line: str) -> str:
 def set_up(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Takes over the process's logging. Called once, by the entry point."""
     stream = sys.stderr if stream is None else stream
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.StackInfoRenderer(),
-    ]
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            foreign_pre_chain=[
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.stdlib.ExtraAdder(),
+                _ours,
+            ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *_rendering(settings.format, stream),
@@ -83,6 +72,11 @@ def _masked(render: Callable[[Any, str, EventDict], Any]) -> Processor:
         return without_secrets(str(render(logger, method, event)))
 
     return rendered
+
+
+def _ours(_: Any, __: str, event: EventDict) -> EventDict:
+    event.update(event.pop(FIELDS, {}))  # the event without the fields in its text, and these
+    return event
 
 
 def _drop_colour(_: Any, __: str, event: EventDict) -> EventDict:

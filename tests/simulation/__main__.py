@@ -7,8 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-import structlog
-
+from partymq.log import LOGGER
 from tests.simulation.course import Result, random_seeds
 from tests.simulation.pull_schedule import play_pull
 from tests.simulation.router_core import CoreRouter
@@ -38,7 +37,7 @@ def main() -> int:
         "pull": lambda seed, telling: play_pull(seed, telling=telling),
     }
     # What real coordinators log is in the story already.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.getLogger(LOGGER).setLevel(logging.CRITICAL)
     chosen = {mode: modes[mode] for mode in modes if arguments.mode in (mode, "both")}
     if arguments.seed is not None:
         return max([_tell(play_it, arguments.seed, arguments.verbose) for play_it in chosen.values()])

@@ -1,11 +1,12 @@
 """Pull groups keep their promises in every schedule, and whatever is broken on purpose is noticed."""
 
+import logging
 import time
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
+from partymq.log import LOGGER
 from tests.simulation.course import random_seeds
 from tests.simulation.pull_mutants import PULL_MUTANTS
 from tests.simulation.pull_scene import PullParts
@@ -22,8 +23,11 @@ MOST = 3000
 @pytest.fixture(autouse=True)
 def _in_silence() -> Iterator[None]:
     """Real coordinators write logs: thousands of lines of a group that does not exist."""
-    with structlog.testing.capture_logs():
-        yield
+    logger = logging.getLogger(LOGGER)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(before)
 
 
 def play_all(seeds: range) -> int:

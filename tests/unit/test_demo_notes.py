@@ -97,13 +97,11 @@ def test_the_deliveries_of_a_worker_that_has_several_in_hand():
 
 
 def test_who_coordinates_is_read_off_the_workers_logs():
-    began = (
-        "2026-01-01 00:00:00 [info     ] coordinating                   epoch=3 generation=7 group=flights"
-    )
-    coloured = "\x1b[1mcoordinating\x1b[0m   \x1b[36mepoch\x1b[0m=\x1b[35m12\x1b[0m group=flights"
+    began = "2026-01-01 00:00:00,000 INFO coordinating group='flights' epoch=3 generation=7"
+    again = "2026-01-01 00:00:09,000 INFO coordinating group='flights' epoch=12 generation=9"
     assert coordinator_epoch("") == 0
     assert coordinator_epoch(f"something else epoch=9\n{began}\n") == 3
-    assert coordinator_epoch(f"{began}\n{coloured}\n") == 12
+    assert coordinator_epoch(f"{began}\n{again}\n") == 12
 
 
 @pytest.mark.parametrize(

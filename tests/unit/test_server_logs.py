@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from partymq.config import LogSettings
+from partymq.log import get_logger
 from partymq.server import logs
 
 
@@ -18,7 +18,6 @@ def as_it_was() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
     for name in ("uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.NOTSET)
 
@@ -31,7 +30,7 @@ def logged(form: str, level: str = "info") -> io.StringIO:
 
 def test_ours_and_every_library_s_come_out_as_json():
     stream = logged("json")
-    structlog.get_logger("partymq.x").info("routed", messages=3)
+    get_logger("partymq.x").info("routed", messages=3)
     logging.getLogger("uvicorn.error").warning("careful, %s", "you")
     logging.getLogger("some.library").info("hello", extra={"more": 1})
     first, second, third = map(json.loads, stream.getvalue().splitlines())
@@ -49,8 +48,8 @@ def test_an_exception_is_one_line_too():
     stream = logged("json")
     try:
         raise ValueError("no")
-    except ValueError:
-        structlog.get_logger("x").exception("failed")
+    except ValueError as error:
+        get_logger("x").error("failed", exc_info=error)
         logging.getLogger("y").exception("failed as well")
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert all("ValueError: no" in line["exception"] for line in lines)
@@ -60,7 +59,7 @@ def test_an_exception_is_one_line_too():
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_passwords_in_urls_are_masked_wherever_they_stand(form):
     stream = logged(form)
-    structlog.get_logger("x").warning("at", url="amqp://me:s3cret@host/v", more=["http://u:s3cret@h"])
+    get_logger("x").warning("at", url="amqp://me:s3cret@host/v", more=["http://u:s3cret@h"])
     try:
         raise ValueError("amqps://u:s3cret@host?certfile=a&password=s3cret")
     except ValueError:
@@ -72,8 +71,8 @@ def test_passwords_in_urls_are_masked_wherever_they_stand(form):
 
 def test_what_is_below_the_level_is_left_out():
     stream = logged("json", "warning")
-    structlog.get_logger("x").info("no")
-    structlog.get_logger("x").error("yes")
+    get_logger("x").info("no")
+    get_logger("x").error("yes")
     logging.getLogger("y").info("no")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["yes"]
 

@@ -7,6 +7,7 @@ kind `p` fail mostly no more when they are released.
 
 import argparse
 import asyncio
+import logging
 import random
 import sys
 import time
@@ -82,6 +83,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(options: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     member = Member(options)
     consumer = Consumer(
         options.amqp,

@@ -10,6 +10,7 @@ the same time, never two of one aircraft.
 import argparse
 import asyncio
 import json
+import logging
 import math
 import os
 import struct
@@ -72,6 +73,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(options: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     worker = Worker(options)
     consumer = Consumer(
         options.amqp,
