@@ -1,9 +1,23 @@
 """`partymq worker`: runs a consumer that a module holds."""
 
+import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Level(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Format(StrEnum):
+    CONSOLE = "console"
+    JSON = "json"
 
 
 def worker(
@@ -17,19 +31,49 @@ def worker(
     reload: Annotated[
         bool, typer.Option("--reload", help="Start anew when a Python file below this folder changes.")
     ] = False,
+    log_level: Annotated[
+        Level,
+        typer.Option(envvar="PARTYMQ_LOG_LEVEL", case_sensitive=False, help="Least severity that is logged."),
+    ] = Level.INFO,
+    log_format: Annotated[
+        Format,
+        typer.Option(
+            envvar="PARTYMQ_LOG_FORMAT", case_sensitive=False, help="For people, or one JSON object a line."
+        ),
+    ] = Format.CONSOLE,
+    number: Annotated[
+        int | None, typer.Option(hidden=True, help="Which of several processes this is.")
+    ] = None,
 ) -> None:
     """Run a consumer until SIGTERM or Ctrl-C; handlers under way are finished.
 
-    With several processes, one that is killed is started again, and one that
-    ends by itself ends them all. They can't all have the name that a setting
-    `name` gives.
+    With several processes, one that is killed is started again, and one that ends by itself ends them all. A
+    name that the consumer has becomes NAME-0, NAME-1 and so on, the same ones with every start.
+
+    The log goes to standard error, unless the module has set up logging itself.
     """
     import sys
 
     from partymq.client.workers import Workers, load_consumer
 
     if processes == 1 and not reload:
-        load_consumer(target).run()
+        consumer = load_consumer(target)
+        if number is not None:
+            consumer.number(number)
+        _set_up_logging(log_level, log_format)
+        consumer.run()
         return
+    _set_up_logging(log_level, log_format)
     command = [sys.executable, "-m", "partymq", "worker", target]
-    raise SystemExit(Workers(command, processes, Path.cwd() if reload else None).run())
+    command += [f"--log-level={log_level}", f"--log-format={log_format}"]
+    numbers = [[f"--number={which}"] for which in range(processes)] if processes > 1 else [[]]
+    raise SystemExit(Workers([command + more for more in numbers], Path.cwd() if reload else None).run())
+
+
+def _set_up_logging(level: Level, form: Format) -> None:
+    if logging.getLogger().handlers or logging.getLogger("partymq").handlers:
+        return
+    from partymq.config import LogSettings
+    from partymq.server import logs
+
+    logs.set_up(LogSettings(form, level))

@@ -163,7 +163,23 @@ class Consumer:
         self._hooks.lost = hook
         return hook
 
+    def number(self, number: int) -> None:
+        """Says that this is one of several processes that run the same program: a setting `name` becomes
+        `NAME-NUMBER`, as each member needs a name of its own. `partymq worker --processes` does this. Call it
+        before the consumer runs.
+
+        Raises:
+            ConfigError: the name is too long then.
+        """
+        if isinstance(self._ownership, Membership):
+            self._ownership.number(number)
+
     # State ----------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str | None:
+        """The member's name in the group; None with an `ownership` that has none."""
+        return self._ownership.name if isinstance(self._ownership, Membership) else None
 
     @property
     def function(self) -> Handle | None:
@@ -180,6 +196,7 @@ class Consumer:
         runner = self._runner
         return {
             "group": self.group,
+            "name": self.name,
             "partitions": self.partitions,
             "running": runner.lanes.running if runner else 0,
             "keys": len(runner.lanes) if runner else 0,

@@ -160,6 +160,13 @@ class Membership:
         """Whether this process is the group's coordinator now."""
         return self._candidate is not None and self._candidate.term is not None
 
+    def number(self, number: int) -> None:
+        """For one of several processes of one program: a name that was set becomes `NAME-NUMBER`. Call it
+        before `run`. Raises ConfigError where that is too long."""
+        if self._settings.name is not None:
+            self._settings = replace(self._settings, name=f"{self._settings.name}-{number}")
+            self.name = self._settings.name or self.name
+
     def leave(self) -> None:
         """See `Ownership`."""
         self._leaving.set()

@@ -52,22 +52,22 @@ def load_consumer(target: str) -> Consumer:
 
 
 class Workers:
-    """Runs a command in several processes until it is told to stop; then has them stop, and waits for them.
+    """Runs commands, each in a process, until it is told to stop; then has them stop, and waits for them.
 
     One that was killed is started again. One that ends by itself ends the others too; while files are
     watched, it is started again at the next change.
 
     Args:
-        command: what each process runs; SIGTERM stops it in good order.
-        count: of processes.
+        commands: one for each process, which has it again when it is started again; SIGTERM stops it in good
+            order.
         watched: the folder whose Python files are watched; None: nothing is.
     """
 
-    def __init__(self, command: Sequence[str], count: int, watched: Path | None = None) -> None:
-        self._command = list(command)
+    def __init__(self, commands: Sequence[Sequence[str]], watched: Path | None = None) -> None:
+        self._commands = commands
         self._watched = watched
-        self._running: list[subprocess.Popen[bytes] | None] = [None] * count
-        self._again_at = [0.0] * count
+        self._running: list[subprocess.Popen[bytes] | None] = [None] * len(commands)
+        self._again_at = [0.0] * len(commands)
         self._stopping = False
         self._status = 0
 
@@ -114,11 +114,12 @@ class Workers:
     def _start_missing(self, now: float) -> None:
         for number, process in enumerate(self._running):
             if process is None and now >= self._again_at[number] and not self._stopping:
-                started = self._running[number] = self._start()
+                started = self._running[number] = self._start(self._commands[number])
                 if self._stopping:  # The signal came while it was started.
                     started.terminate()
 
-    def _start(self) -> "subprocess.Popen[bytes]":
+    @staticmethod
+    def _start(command: Sequence[str]) -> "subprocess.Popen[bytes]":
         parent = os.getpid()
 
         def tie_to_parent() -> None:
@@ -127,7 +128,7 @@ class Workers:
                 os._exit(1)
 
         # A session of its own: Ctrl-C reaches it through us, once.
-        return subprocess.Popen(self._command, start_new_session=True, preexec_fn=tie_to_parent)
+        return subprocess.Popen(command, start_new_session=True, preexec_fn=tie_to_parent)
 
     def _reap(self) -> None:
         for number, process in enumerate(self._running):

@@ -1,11 +1,13 @@
 """Workers: a consumer is found by name; processes are started again, started anew, and ended together."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ def told(*_):
     sys.exit(0)
 signal.signal(signal.SIGTERM, told)
 open("started", "a").write(f"{os.getpid()}\\n")
+open("numbers", "a").write(f"{sys.argv[1]}\\n")
 while not os.path.exists("fail"):
     time.sleep(0.02)
 sys.exit(3)
@@ -29,7 +32,7 @@ import sys
 from pathlib import Path
 from partymq.client.workers import Workers
 watched = Path.cwd() if sys.argv[1] == "reload" else None
-sys.exit(Workers([sys.executable, "worker.py"], 2, watched).run())
+sys.exit(Workers([[sys.executable, "worker.py", str(number)] for number in range(2)], watched).run())
 """
 
 
@@ -43,6 +46,61 @@ def until(condition: Callable[[], bool]) -> None:
 def pids(folder: Path, what: str) -> list[int]:
     file = folder / what
     return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+NAMED = """
+import signal
+from partymq import Consumer
+from partymq.log import get_logger
+class Named(Consumer):
+    def run(self, handle=None):
+        get_logger("partymq.client").info("runs", as_=self.name)
+        open("names", "a").write(f"{self.name}\\n")
+        signal.pause()
+consumer = Named("amqp://localhost", name="pod-7", rejoin_grace=30)
+"""
+
+
+@contextmanager
+def worker_command(folder: Path, module: str, *options: str) -> Iterator["subprocess.Popen[str]"]:
+    (folder / "named.py").write_text(module)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "partymq", "worker", "named", *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    if process.poll() is None:
+        process.kill()
+        process.communicate()
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().split() if file.exists() else []
+
+
+def test_each_process_of_a_named_consumer_has_a_name_of_its_own_that_stays(tmp_path: Path) -> None:
+    with worker_command(tmp_path, NAMED, "--processes=2", "--log-format=json") as process:
+        until(lambda: len(lines(tmp_path / "names")) == 2)
+        process.terminate()
+        printed, said = process.communicate(timeout=20)
+    assert sorted(lines(tmp_path / "names")) == ["pod-7-0", "pod-7-1"]
+    assert printed == ""
+    told = [json.loads(line) for line in said.splitlines()]
+    assert sorted(line["as_"] for line in told if line["event"] == "runs") == ["pod-7-0", "pod-7-1"]
+
+
+def test_one_process_has_the_name_as_it_is_and_logs_as_the_module_wants(tmp_path: Path) -> None:
+    module = f"import logging\nlogging.basicConfig(level='INFO', format='mine: %(message)s'){NAMED}"
+    with worker_command(tmp_path, module) as process:
+        until(lambda: len(lines(tmp_path / "names")) == 1)
+        process.terminate()
+        printed, said = process.communicate(timeout=20)
+    assert lines(tmp_path / "names") == ["pod-7"]
+    assert (printed, said) == ("", "mine: runs as_='pod-7'\n")
 
 
 @pytest.fixture
@@ -65,6 +123,9 @@ def test_all_are_stopped_and_a_killed_one_is_replaced(
     os.kill(first, signal.SIGKILL)
     until(lambda: len(pids(tmp_path, "started")) == 3)
     third = pids(tmp_path, "started")[2]
+    until(lambda: len(pids(tmp_path, "numbers")) == 3)
+    numbers = pids(tmp_path, "numbers")
+    assert set(numbers[:2]) == {0, 1}
     workers.send_signal(signal.SIGINT)
     assert workers.wait(20) == 0
     assert set(pids(tmp_path, "stopped")) == {second, third}
