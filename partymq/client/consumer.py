@@ -86,7 +86,7 @@ class Consumer:
                 f" known are {', '.join(sorted(_SETTINGS))}"
             )
         self._ownership = ownership
-        self._hooks = Hooks(on_assigned, on_revoked, on_lost)
+        self._hooks = Hooks(on_assigned, on_revoked, on_lost, group)
         self._function: Handle | None = None
         self._running: asyncio.Task[None] | None = None
         self._holdings: Holdings | None = None
@@ -283,7 +283,7 @@ class Consumer:
         self._fatal = None
         self._stopping = asyncio.Event()
         self._runner = Runner(handler, self.group, self.settings, self._failed)
-        self._holdings = Holdings(self._runner, self.group, self.settings, self._hooks)
+        self._holdings = Holdings(self._runner, self.group, self._hooks)
         self._running = asyncio.create_task(self._work(self._holdings, self._stopping))
 
     def _failed(self, error: HandlerFailed) -> None:

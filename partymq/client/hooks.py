@@ -1,4 +1,4 @@
-"""What a user is told about partitions that come and go."""
+"""What a user is told about partitions that come and go: by hooks, and in the log."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -28,19 +28,28 @@ class Hooks:
     assigned: Hook | None = None
     revoked: Hook | None = None
     lost: Hook | None = None
+    group: str = ""
+    """For the log."""
 
     async def call_assigned(self, partitions: Sequence[int]) -> None:
         """Raises what the hook raises."""
+        self._say("gained", partitions)
         if self.assigned is not None and partitions:
             await _call(self.assigned, partitions)
 
     async def call_revoked(self, partitions: Sequence[int]) -> None:
         """Never raises an Exception."""
+        self._say("given up", partitions)
         await _call_safely("on_revoked", self.revoked, partitions)
 
     async def call_lost(self, partitions: Sequence[int]) -> None:
         """Never raises an Exception."""
+        self._say("lost", partitions)
         await _call_safely("on_lost", self.lost, partitions)
+
+    def _say(self, event: str, partitions: Sequence[int]) -> None:
+        if partitions:
+            _log.info(event, group=self.group, partitions=sorted(partitions))
 
 
 async def _call(hook: Hook, partitions: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from partymq.client.hooks import Hooks
 from partymq.log import FIELDS, get_logger
 
 PROGRAM = """
@@ -55,3 +56,19 @@ def test_a_record_has_its_fields_and_its_place_in_the_code(caplog: pytest.LogCap
     )
     assert record.exc_info is not None
     assert record.exc_info[1] is error
+
+
+async def test_partitions_that_come_and_go_are_told_without_any_hook(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "partymq")
+    hooks = Hooks(group="orders")
+    await hooks.call_assigned([3, 1])
+    await hooks.call_revoked([3])
+    await hooks.call_lost([1])
+    await hooks.call_revoked([])
+    assert [record.getMessage() for record in caplog.records] == [
+        "gained group='orders' partitions=[1, 3]",
+        "given up group='orders' partitions=[3]",
+        "lost group='orders' partitions=[1]",
+    ]
