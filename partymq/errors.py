@@ -21,6 +21,7 @@
     │   ├── UnknownMember      no member of that name (any more)
     │   ├── InvalidHostname    not a usable member name
     │   ├── UnknownGroup       no group of that name
+    │   ├── WrongMode          a call that is for groups of the other mode
     │   ├── GroupFull          no room for another member
     │   └── NoCoordinator      nobody answered in time; try again
     ├── HandlerFailed          a handler failed for good, and the consumer was to stop then
@@ -140,6 +141,10 @@ class InvalidHostname(GroupError):
 
 class UnknownGroup(GroupError):
     """No group of that name is configured."""
+
+
+class WrongMode(GroupError):
+    """The call is for push groups, and this is a pull group, or the other way round."""
 
 
 class GroupFull(GroupError):

@@ -5,7 +5,9 @@
 
 from partymq.config.kinds import ManagementUrl
 from partymq.config.load import CONFIG_FILE_ENV, Configuration, load
+from partymq.config.pull import PullGroupSettings
 from partymq.config.settings import (
+    AnyGroup,
     BrokerSettings,
     GroupSettings,
     HeartbeatSettings,
@@ -18,6 +20,7 @@ from partymq.config.show import to_toml
 
 __all__ = [
     "CONFIG_FILE_ENV",
+    "AnyGroup",
     "BrokerSettings",
     "Configuration",
     "GroupSettings",
@@ -26,6 +29,7 @@ __all__ = [
     "KeySettings",
     "LogSettings",
     "ManagementUrl",
+    "PullGroupSettings",
     "Settings",
     "load",
     "to_toml",

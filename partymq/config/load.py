@@ -13,8 +13,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from partymq.config.kinds import duration_text, masked, quoted
-from partymq.config.settings import GroupSettings, Setting, Settings
+from partymq.config.checks import (
+    check_all,
+    check_group,
+    of_another_group,
+    of_the_other_kind,
+    settings_in,
+)
+from partymq.config.entry import Setting
+from partymq.config.group import MODE, MODE_ENV
+from partymq.config.kinds import quoted
+from partymq.config.origin import Origin, Origins, Path_, dotted, shown, wrong
+from partymq.config.pull import PullGroupSettings
+from partymq.config.settings import AnyGroup, GroupSettings, Settings
 from partymq.errors import ConfigError
 from partymq.group.names import DEFAULT_GROUP
 
@@ -23,21 +34,9 @@ CONFIG_FILE_ENV = "PARTYMQ_CONFIG"
 _OTHERS = frozenset({CONFIG_FILE_ENV, "PARTYMQ_RABBITMQ_SERVER"})
 """Variables that are not settings of the server but known to some other part."""
 
-Path_ = tuple[str, ...]
-"""Where a setting stands: `("groups", "default", "key", "source")`."""
-
 _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Kubernetes puts these into every pod of a namespace that has a service called `partymq`.
 _SERVICE_LINK = re.compile(r"PARTYMQ_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the value of a setting comes from: `default`, a file's name, or an environment variable."""
-
-    place: str
-    written_as: str
-    """The setting as the user wrote it, with the value: what an error message starts with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Configuration:
     """The settings in force, where each came from, and what is odd without being wrong."""
 
     settings: Settings
-    origins: Mapping[Path_, Origin]
+    origins: Origins
     warnings: tuple[str, ...]
 
 
@@ -88,8 +87,8 @@ class _Loader:
         values = self._section(Settings, self._table, (), from_env=True)
         settings = Settings(**values, groups=MappingProxyType(groups))
         for group in groups.values():
-            self._check_group(group)
-        self._check_all(settings)
+            check_group(group, self._file, self._origins)
+        check_all(settings, self._origins)
         return Configuration(settings, self._origins, tuple(self._warnings()))
 
     def _group_tables(self) -> dict[str, dict[str, Any]]:
@@ -104,14 +103,29 @@ class _Loader:
                 )
         return tables
 
-    def _group(self, name: str, table: object) -> GroupSettings:
-        values = self._section(GroupSettings, table, ("groups", name), from_env=name == DEFAULT_GROUP)
-        return GroupSettings(name=name, **values)
+    def _group(self, name: str, table: object) -> AnyGroup:
+        path, from_env = ("groups", name), name == DEFAULT_GROUP
+        kind = PullGroupSettings if self._mode(table, path, from_env=from_env) == "pull" else GroupSettings
+        for env in sorted(_group_envs()):
+            self._known.add(env)
+            reason = of_another_group(kind, path, env) if from_env and env in self._environ else None
+            if reason is not None:
+                raise ConfigError(f"{env}={shown(self._environ[env])}: {reason}")
+        return kind(name=name, **self._section(kind, table, path, from_env=from_env))
+
+    def _mode(self, table: object, path: Path_, *, from_env: bool) -> str:
+        """Which kind of group it is to be; what else is said of it depends on that."""
+        setting, at = Setting(MODE_ENV, MODE, ""), (*path, "mode")
+        if from_env and MODE_ENV in self._environ:
+            return str(self._from_env(setting, at))
+        if isinstance(table, dict) and "mode" in table:
+            return str(self._from_file(setting, table["mode"], at))
+        return "push"
 
     def _section(self, kind: type, table: object, path: Path_, *, from_env: bool) -> dict[str, Any]:
         """The values that file and environment have for a section; what neither has is left out."""
         if not isinstance(table, dict):
-            raise ConfigError(f"{self._file}: {dotted(path)} = {_shown(table)}: has to be a table")
+            raise ConfigError(f"{self._file}: {dotted(path)} = {shown(table)}: has to be a table")
         values: dict[str, Any] = {}
         names = ["groups"] if kind is Settings else []
         for entry in fields(kind):
@@ -128,100 +142,46 @@ class _Loader:
                     values[entry.name] = self._from_env(setting, at)
                 elif entry.name in table:
                     values[entry.name] = self._from_file(setting, table[entry.name], at)
-        self._refuse_unknown(table, names, path)
+        self._refuse_unknown(kind, table, names, path)
         return values
 
     def _from_env(self, setting: Setting, at: Path_) -> object:
         text = self._environ[setting.env]
-        origin = Origin(setting.env, f"{setting.env}={_shown(text)}")
+        origin = Origin(setting.env, f"{setting.env}={shown(text)}")
         self._origins[at] = origin
         try:
             return setting.kind.from_text(text)
         except ValueError as error:
-            raise _wrong(origin, error) from None
+            raise wrong(origin, error) from None
 
     def _from_file(self, setting: Setting, value: object, at: Path_) -> object:
-        origin = Origin(self._file, f"{self._file}: {dotted(at)} = {_shown(value)}")
+        origin = Origin(self._file, f"{self._file}: {dotted(at)} = {shown(value)}")
         self._origins[at] = origin
         try:
             return setting.kind.from_toml(value)
         except ValueError as error:
-            raise _wrong(origin, error) from None
+            raise wrong(origin, error) from None
 
-    def _refuse_unknown(self, table: dict[str, Any], names: list[str], path: Path_) -> None:
+    def _refuse_unknown(self, kind: type, table: dict[str, Any], names: list[str], path: Path_) -> None:
         for name in table:
             if name not in names:
+                where = f"{self._file}: {dotted((*path, name))} = {shown(table[name])}"
+                if kind in (GroupSettings, PullGroupSettings) and (
+                    reason := of_the_other_kind(kind, path, name)
+                ):
+                    raise ConfigError(f"{where}: {reason}")
                 close = get_close_matches(name, names, 1)
                 hint = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(names)}"
-                where = dotted((*path, name))
-                raise ConfigError(
-                    f"{self._file}: {where} = {_shown(table[name])}: there is no such setting; {hint}"
-                )
+                raise ConfigError(f"{where}: there is no such setting; {hint}")
 
     def _no_default_group(self) -> None:
-        for name in _env_names(GroupSettings):
+        for name in sorted(_group_envs()):
             self._known.add(name)
             if name in self._environ:
                 raise ConfigError(
-                    f"{name}={_shown(self._environ[name])}: is a setting of group {DEFAULT_GROUP}, which "
+                    f"{name}={shown(self._environ[name])}: is a setting of group {DEFAULT_GROUP}, which "
                     f"{self._file} does not have; allowed with a table [groups.{DEFAULT_GROUP}] in it"
                 )
-
-    def _check_group(self, group: GroupSettings) -> None:
-        path = ("groups", group.name)
-        if group.hold_messages >= group.prefetch:
-            raise self._conflict(
-                (*path, "hold_messages"),
-                group.hold_messages,
-                f"has to be below prefetch, which is {group.prefetch}",
-            )
-        try:
-            _ = group.key_rule
-        except ValueError as error:
-            raise self._conflict(
-                (*path, "key", "name"), group.key.name, f"with key source {group.key.source}: {error}"
-            ) from None
-        if (*path, "source_binding_keys") in self._origins and group.source_exchange is None:
-            raise self._conflict(
-                (*path, "source_binding_keys"),
-                ",".join(group.source_binding_keys),
-                "allowed only with source_exchange",
-            )
-        if (
-            group.name != DEFAULT_GROUP
-            and group.source_exchange is None
-            and (*path, "source_queue") not in self._origins
-        ):
-            raise ConfigError(
-                f"{self._file}: {dotted(path)} has no source: set source_queue, source_exchange or both"
-            )
-
-    def _check_all(self, settings: Settings) -> None:
-        for name, meaning in (("source_queue", "source"), ("exchange", "exchange")):
-            taken: dict[str, str] = {}
-            for group in settings.groups.values():
-                value = getattr(group, name)
-                if value in taken:
-                    raise self._conflict(
-                        ("groups", group.name, name),
-                        value,
-                        f"is the {meaning} of group {taken[value]} already; every group has to have its own",
-                    )
-                taken[value] = group.name
-        for group in settings.groups.values():
-            if group.drain_timeout >= settings.broker.max_hold:
-                raise self._conflict(
-                    ("groups", group.name, "drain_timeout"),
-                    duration_text(group.drain_timeout),
-                    f"has to be below {duration_text(settings.broker.max_hold)}, two thirds of "
-                    "broker.consumer_timeout",
-                )
-
-    def _conflict(self, at: Path_, value: object, reason: str) -> ConfigError:
-        origin = self._origins.get(at)
-        if origin is None:
-            origin = Origin("default", f"{dotted(at)} = {_shown(value)} (the default)")
-        return _wrong(origin, ValueError(reason))
 
     def _warnings(self) -> Iterator[str]:
         for name in sorted(self._environ):
@@ -232,27 +192,5 @@ class _Loader:
             yield f"{name} is set in the environment, but there is no such setting{hint}"
 
 
-def _env_names(section: type) -> Iterator[str]:
-    for entry in fields(section):
-        if nested := entry.metadata.get("section"):
-            yield from _env_names(nested)
-        elif setting := entry.metadata.get("setting"):
-            yield setting.env
-
-
-def _wrong(origin: Origin, error: ValueError) -> ConfigError:
-    return ConfigError(f"{origin.written_as}: {error}")
-
-
-def dotted(path: Path_) -> str:
-    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else quoted(part) for part in path)
-
-
-def _shown(value: object) -> str:
-    """A value for a message: on one line, not endless, without credentials."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "a table"
-    text = masked(quoted(value) if isinstance(value, str) else str(value))
-    return text if len(text) <= 200 else text[:197] + "..."
+def _group_envs() -> set[str]:
+    return {setting.env for kind in (GroupSettings, PullGroupSettings) for setting in settings_in(kind)}

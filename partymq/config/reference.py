@@ -6,7 +6,9 @@
 from collections.abc import Iterator
 from dataclasses import fields
 
-from partymq.config.settings import GroupSettings, Setting, Settings
+from partymq.config.entry import Setting
+from partymq.config.pull import PullGroupSettings
+from partymq.config.settings import GroupSettings, Settings
 
 
 def reference() -> str:
@@ -17,9 +19,13 @@ def reference() -> str:
             "",
             *_table(Settings, ""),
             "",
-            "### A group: `[groups.<name>]`",
+            "### A push group: `[groups.<name>]`",
             "",
             *_table(GroupSettings, ""),
+            "",
+            '### A pull group: `[groups.<name>]` with `mode = "pull"`',
+            "",
+            *_table(PullGroupSettings, ""),
         ]
     )
 

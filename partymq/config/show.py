@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from partymq.config.load import Configuration, Path_, dotted
+from partymq.config.load import Configuration
+from partymq.config.origin import Path_, dotted
 
 
 def to_toml(configuration: Configuration) -> str:

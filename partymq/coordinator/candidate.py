@@ -1,9 +1,6 @@
 """Standing by to coordinate a pull group: in every member (embedded), or in a server."""
 
-import asyncio
-import random
 from dataclasses import replace
-from time import monotonic
 from typing import Final
 
 from partymq.amqp.connection import Connection, connect
@@ -11,14 +8,13 @@ from partymq.amqp.url import BrokerUrl
 from partymq.coordinator.lease import Lease, StateMessage
 from partymq.coordinator.pull import PullSettings, PullTerm
 from partymq.coordinator.pull_topology import read_layout
+from partymq.coordinator.reconnect import again_and_again
+from partymq.coordinator.statistics import GroupStatistics
 from partymq.errors import BrokerError, LoginRefused
 from partymq.group.state import GroupState
 from partymq.log import get_logger
 
-_FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 5.0
-_LIVED: Final = 10.0
-"""Seconds after which a connection counts as having worked: the next failure is a new one."""
 
 _log = get_logger(__name__)
 
@@ -30,17 +26,26 @@ class Candidate:
         url: of the broker.
         settings: the group's.
         instance: this process's name, for people.
+        statistics: those to count in; its own by default.
 
     Attributes:
         term: the present one; None while somebody else coordinates.
+        statistics: over all terms.
     """
 
-    def __init__(self, url: BrokerUrl, settings: PullSettings, instance: str) -> None:
+    def __init__(
+        self,
+        url: BrokerUrl,
+        settings: PullSettings,
+        instance: str,
+        statistics: GroupStatistics | None = None,
+    ) -> None:
         self._url = replace(url, heartbeat=heartbeat_for(settings.session_timeout))
         self._settings = settings
         self._instance = instance
         self._last_known: StateMessage | None = None
         self.term: PullTerm | None = None
+        self.statistics = statistics or GroupStatistics()
 
     def __repr__(self) -> str:
         doing = "coordinates" if self.term else "stands by"
@@ -51,24 +56,15 @@ class Candidate:
 
         Raises ConfigError where the group's state in the broker contradicts the settings, and LoginRefused.
         """
-        wait = _FIRST_WAIT
-        while True:
-            began = monotonic()
-            try:
-                await self._stand()
-            except LoginRefused:
-                raise
-            except BrokerError as error:
-                if monotonic() - began >= _LIVED:
-                    wait = _FIRST_WAIT
-                pause = wait * random.uniform(0.5, 1.0)
-                wait = min(2 * wait, _LONGEST_WAIT)
-                _log.info(
-                    "candidacy ended", group=self._settings.group, reason=str(error), retry_seconds=pause
-                )
-                await asyncio.sleep(pause)
 
-    async def _stand(self) -> None:
+        def failed(error: BrokerError, pause: float) -> None:
+            _log.info("candidacy ended", group=self._settings.group, reason=str(error), retry_seconds=pause)
+
+        await again_and_again(self.stand, longest=_LONGEST_WAIT, failed=failed, final=(LoginRefused,))
+
+    async def stand(self) -> None:
+        """Stand by on one connection, and coordinate when it is our turn; raises the BrokerError that ends
+        it."""
         settings = self._settings
         # Another number of partitions since we began is no contradiction.
         name = f"partymq {settings.group} coordinator {self._instance}"
@@ -87,10 +83,11 @@ class Candidate:
             state = await lease.acquire()
             _log.info("coordinating", group=settings.group, epoch=lease.epoch, generation=state.generation)
             try:
-                self.term = PullTerm(settings, lease, state, connection)
+                self.term = PullTerm(settings, lease, state, connection, statistics=self.statistics)
                 await self.term.run()
             finally:
                 self.term = None
+                self.statistics.term(lease.epoch, None)
                 self._last_known = lease.current
         finally:
             await connection.close()

@@ -64,6 +64,11 @@ class Office(ABC):
         self._renewal_due = False
         self._began = time.time()
 
+    @property
+    def blocked(self) -> str | None:
+        """The broker's reason for taking no messages now; None where it does."""
+        return self._connection.blocked
+
     @abstractmethod
     def submit(self, command: Command, answer: AnswerTo) -> None:
         """A command, from wherever it came; `answer` is called when it has been carried out and saved."""

@@ -20,6 +20,7 @@ from partymq.coordinator.commands import ASSIGNMENT, AnswerTo
 from partymq.coordinator.lease import Lease
 from partymq.coordinator.office import Office, first_error
 from partymq.coordinator.resize import Resize
+from partymq.coordinator.statistics import GroupStatistics
 from partymq.errors import BrokerError
 from partymq.group import events as ev
 from partymq.group.assignments import Assignments
@@ -83,6 +84,7 @@ class PullTerm(Office):
         state: the state that the lease was acquired with.
         connection: the lease's.
         clock: monotonic seconds.
+        statistics: counts on over the terms.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class PullTerm(Office):
         state: GroupState,
         connection: Connection,
         clock: Callable[[], float] = monotonic,
+        statistics: GroupStatistics | None = None,
     ) -> None:
         super().__init__(
             settings.group,
@@ -103,6 +106,7 @@ class PullTerm(Office):
             clock=clock,
         )
         self._settings = settings
+        self._statistics = statistics or GroupStatistics()
         self._assignments = Assignments(state, lease.epoch)
         self._told: dict[str, Assignment] = {}
         self._queues: dict[str, str] = {}
@@ -138,7 +142,13 @@ class PullTerm(Office):
         described["epoch"] = self._lease.epoch
         described["coordinator"] = self._lease.current.instance
         described["coordinates_since"] = self._began
+        described["unready"] = self.unready()
         return described
+
+    def unready(self) -> str | None:
+        """Why members can't be told what to do now; None where they can."""
+        blocked = self.blocked
+        return None if blocked is None else f"the broker takes no messages at the moment: {blocked}"
 
     # -- what members say ----------------------------------------------------------------------------------
 
@@ -243,6 +253,8 @@ class PullTerm(Office):
                 self.happened(ev.Released(effect.handover))
         if effects:
             self._tell_all()
+        self._statistics.rebalanced(self.coordinator.rebalances)
+        self._statistics.term(self._lease.epoch, self.coordinator)
 
     def _tell_all(self) -> None:
         """Send the assignments that are not what was sent last."""

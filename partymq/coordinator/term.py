@@ -166,11 +166,6 @@ class Term(Office):
         self._router.add_to(described)
         return described
 
-    @property
-    def blocked(self) -> str | None:
-        """The broker's reason for taking no messages now; None where it does."""
-        return self._connection.blocked
-
     def unready(self) -> str | None:
         """Why nothing is routed now; None where all is well."""
         if self._connection.blocked is not None:

@@ -23,6 +23,7 @@ from partymq.errors import (
     NotBound,
     UnknownGroup,
     UnknownMember,
+    WrongMode,
 )
 from partymq.group.wire import Status
 from partymq.log import get_logger
@@ -34,6 +35,7 @@ _CODES: dict[type[GroupError], int] = {
     AlreadyPending: 409,
     NotBound: 409,
     AlreadyReady: 409,
+    WrongMode: 409,
     UnknownMember: 404,
     UnknownGroup: 404,
     InvalidHostname: 422,

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from partymq import __version__
-from partymq.config import Settings
-from partymq.errors import BrokerError, GroupError, InvalidBody, NoCoordinator, UnknownGroup
+from partymq.config import PullGroupSettings, Settings
+from partymq.errors import BrokerError, GroupError, InvalidBody, NoCoordinator, UnknownGroup, WrongMode
 from partymq.group.names import DEFAULT_GROUP, member_key
 from partymq.group.wire import Bind, Heartbeat, MemberCall, Ready, Status, Unbind
 from partymq.server import answers, schema
@@ -87,6 +87,7 @@ class _Calls:
         async def endpoint(request: Request) -> Response:
             body = await read_call(request, self._settings.http.body_limit)
             group = self._group(request.path_params.get("group"), body.group)
+            exchange = self._exchange(group.name)
             hostname = hostname_of(request.path_params["hostname"])
             if self._is_stopping():
                 raise NoCoordinator("this instance is shutting down")
@@ -96,11 +97,21 @@ class _Calls:
             if error := answers.refusal(status, hostname):
                 raise error
             if verb == "bind":
-                exchange = self._settings.groups[group.name].exchange
                 return JSONResponse({"routingKey": member_key(hostname), "exchange": exchange})
             return JSONResponse({})
 
         return endpoint
+
+    def _exchange(self, group: str) -> str:
+        """What members of a push group bind to. Raises WrongMode for a pull group."""
+        settings = self._settings.groups[group]
+        if isinstance(settings, PullGroupSettings):
+            raise WrongMode(
+                f'group {group} is a pull group (mode = "pull"): its members join by themselves, with the'
+                f" Python library: `Consumer(…, group={group!r})`, run by `partymq worker`; these calls"
+                " are for push groups"
+            )
+        return settings.exchange
 
     def _group(self, in_path: str | None, in_body: str | None) -> GroupFace:
         named = None if in_path is None else _decoded_group(in_path)

@@ -1,4 +1,5 @@
-"""What the server needs of a group. `partymq.coordinator.instance` has the real one, tests a fake one."""
+"""What the server needs of a group. `partymq.coordinator` has the real ones (`instance` for push groups,
+`pull_instance` for pull groups), tests a fake one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol

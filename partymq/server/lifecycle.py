@@ -19,7 +19,7 @@ from typing import Final
 import uvicorn
 
 from partymq import __version__
-from partymq.config import GroupSettings, HttpSettings, Settings
+from partymq.config import AnyGroup, HttpSettings, Settings
 from partymq.errors import ConfigError, ListenError
 from partymq.log import get_logger
 from partymq.server.app import create_app
@@ -35,7 +35,7 @@ _HTTP_GRACE: Final = 2.0
 _KEEP_ALIVE: Final = 75
 """Seconds that an idle HTTP connection stays open: longer than the pauses between heartbeats."""
 
-MakeGroup = Callable[[Settings, GroupSettings], RunnableGroup]
+MakeGroup = Callable[[Settings, AnyGroup], RunnableGroup]
 
 _log = get_logger(__name__)
 

@@ -3,14 +3,18 @@
 import os
 import socket
 
-from partymq.config import GroupSettings, Settings
+from partymq.config import AnyGroup, PullGroupSettings, Settings
 from partymq.coordinator.instance import GroupInstance
+from partymq.coordinator.pull_instance import PullInstance
 from partymq.server.face import RunnableGroup
 
 
-def make_group(settings: Settings, group: GroupSettings) -> RunnableGroup:
+def make_group(settings: Settings, group: AnyGroup) -> RunnableGroup:
     """A group as this process has it; `run` it."""
-    return GroupInstance(settings.broker, group, instance=instance_name(), call_timeout=settings.call_timeout)
+    instance, call_timeout = instance_name(), settings.call_timeout
+    if isinstance(group, PullGroupSettings):
+        return PullInstance(settings.broker, group, instance=instance, call_timeout=call_timeout)
+    return GroupInstance(settings.broker, group, instance=instance, call_timeout=call_timeout)
 
 
 def instance_name() -> str:

@@ -11,7 +11,7 @@ import sys
 
 import uvloop
 
-from partymq.config import GroupSettings, Settings, load
+from partymq.config import AnyGroup, Settings, load
 from partymq.errors import ConfigError
 from partymq.server import lifecycle, logs
 from tests.unit.fake_group import FakeGroup
@@ -26,7 +26,7 @@ def main() -> int:
     stop_takes = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
     ends = ENDS[sys.argv[2]] if len(sys.argv) > 2 else None
 
-    def make_group(_: Settings, group: GroupSettings) -> FakeGroup:
+    def make_group(_: Settings, group: AnyGroup) -> FakeGroup:
         fake = FakeGroup(group.name)
         fake.stop_takes, fake.run_ends = stop_takes, ends
         return fake

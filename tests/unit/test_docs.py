@@ -12,7 +12,9 @@ from fake_group import FakeGroup
 
 from partymq.cli import app
 from partymq.config import load
-from partymq.config.settings import Setting, Settings
+from partymq.config.entry import Setting
+from partymq.config.pull import PullGroupSettings
+from partymq.config.settings import GroupSettings, Settings
 from partymq.group.state import MemberState
 from partymq.server.looplag import LoopLag
 from partymq.server.metrics import Metrics
@@ -139,8 +141,8 @@ def test_settings_in_the_readme_are_as_they_say() -> None:
 
 @each_page
 def test_environment_variables_exist(page: Path) -> None:
-    group = type(next(iter(Settings().groups.values())))
-    known = {setting.env for section in (Settings, group) for _, setting in settings_of(section)}
+    sections = (Settings, GroupSettings, PullGroupSettings)
+    known = {setting.env for section in sections for _, setting in settings_of(section)}
     named = set(re.findall(r"\bPARTYMQ_[A-Z_]*[A-Z]\b", text_of(page)))
     assert named <= known | {"PARTYMQ_CONFIG", "PARTYMQ_RABBITMQ_SERVER"}
 

@@ -1,0 +1,112 @@
+"""One process's part in one pull group: it shows the group, and does for it what its settings say.
+
+With `coordinator = "server"` it stands by to coordinate, beside all others that do, members among them.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from partymq.amqp.connection import Connection
+from partymq.config.pull import PullGroupSettings
+from partymq.config.settings import BrokerSettings
+from partymq.coordinator.candidate import Candidate
+from partymq.coordinator.participant import Participant, Work
+from partymq.coordinator.pull import PullSettings, PullTerm
+from partymq.coordinator.pull_topology import agree, read_layout
+from partymq.errors import BrokerError
+from partymq.group.layout import GroupLayout
+
+
+class PullInstance(Participant):
+    """A pull group as one process has it. `run` it; the other methods may be called meanwhile.
+
+    Args:
+        broker: where the broker is.
+        settings: the group's.
+        instance: this process's name, for people.
+        call_timeout: seconds that a call may wait for the coordinator.
+    """
+
+    def __init__(
+        self, broker: BrokerSettings, settings: PullGroupSettings, *, instance: str, call_timeout: float = 5.0
+    ) -> None:
+        super().__init__(broker, settings.name, instance=instance, call_timeout=call_timeout)
+        self._settings = settings
+        self._layout: GroupLayout | None = None
+        self._agreeing = asyncio.Lock()
+        self._candidate: Candidate | None = None
+        self._candidacy_trouble: str | None = None
+
+    @property
+    def term(self) -> PullTerm | None:
+        """See `Participant`."""
+        return self._candidate.term if self._candidate is not None else None
+
+    @property
+    def works(self) -> Mapping[str, Work]:
+        """See `Participant`."""
+        if self._settings.coordinator == "embedded":
+            return {}
+        return {"candidacy": self._serve_candidacy}
+
+    # -- the group in the broker -----------------------------------------------------------------------------
+
+    async def fronted(self, connection: Connection) -> None:
+        """See `Participant`: the group is created where it is not there. Raises ConfigError where it has
+        other settings than the file says."""
+        await self._agree(connection)
+
+    async def _agree(self, connection: Connection) -> GroupLayout:
+        async with self._agreeing:
+            self._layout = await agree(connection, self.name, self._settings.wish)
+            return self._layout
+
+    # -- coordinating ----------------------------------------------------------------------------------------
+
+    async def _serve_candidacy(self) -> None:
+        # Since the front came up it may have been changed, or deleted.
+        layout = await self._agree(await self.front())
+        if self._candidate is None:
+            settings = PullSettings(self.name, layout.partitions, queue_type=layout.queue_type)
+            self._candidate = Candidate(self._broker.url, settings, self._instance, self._statistics)
+        try:
+            await self._candidate.stand()
+        except BrokerError as error:
+            self._candidacy_trouble = f"coordinating came to an end: {error}"
+            raise
+        finally:
+            self.term_ended(self._statistics.epoch)
+
+    # -- what can be looked at -------------------------------------------------------------------------------
+
+    async def describe(self) -> dict[str, Any]:
+        """What `GET /groups/{group}` shows. Raises NoCoordinator when nobody answered in time, ConnectionLost
+        while the broker is away."""
+        described = await super().describe()
+        if self._front is not None and self._is_outdated(described):
+            self._layout = await read_layout(self._front, self.name) or self._layout
+        settings = self._layout.describe() if self._layout is not None else None
+        return {"group": self.name, "mode": "pull", "settings": settings, **described}
+
+    def _is_outdated(self, described: Mapping[str, Any]) -> bool:
+        """Whether the group has been resized since its settings were read."""
+        if self._layout is None:
+            return True
+        resizing = described.get("resizing")
+        before = resizing["partitions"] if resizing else 0
+        partitions = len(described.get("partitions", ())) - before
+        return (self._layout.previous, self._layout.partitions) != (before, partitions)
+
+    def unready(self) -> str | None:
+        """See `Participant`."""
+        if self.term is not None:
+            return self.term.unready()
+        if self._trouble is not None:
+            return self._trouble
+        if self._settings.coordinator == "embedded":
+            return None  # whether there are members is not this process's matter
+        if self._elsewhere is None:
+            return self._candidacy_trouble or "no coordinator answers"
+        reason = self._elsewhere.get("unready")
+        return None if reason is None else str(reason)
