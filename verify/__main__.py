@@ -1,45 +1,9 @@
-"""`python -m verify`: exit status 0 only if every promise was kept for every message."""
+"""`python -m verify`: a push group of real processes under random faults."""
 
-import argparse
-import random
-import shutil
 import sys
-import tempfile
-import time
-from pathlib import Path
 
-from verify.run import Plan, is_good, run, summary
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m verify", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0, help="of disturbance (default: 600)")
-    parser.add_argument("--seed", type=int, help="the same faults again (their moments differ a little)")
-    parser.add_argument("--pause", type=float, default=3.0, help="seconds between two faults, on average")
-    parser.add_argument("--rate", type=float, default=250.0, help="messages a second")
-    parser.add_argument("--planned", action="store_true", help="scaling and orderly restarts only")
-    parser.add_argument("--keep", type=Path, help="folder for logs and notes; else they stay only on failure")
-    options = parser.parse_args(arguments)
-
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
-    plan = Plan(options.seconds, seed, options.pause, options.rate, options.planned)
-    folder = options.keep or Path(tempfile.mkdtemp(prefix="partymq-chaos-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-
-    def log(text: str) -> None:
-        print(f"{time.monotonic() - began:7.1f} ({time.monotonic():.3f}) {text}", flush=True)
-
-    log(f"seed {seed}; logs and notes are in {folder}")
-    outcome = run(plan, folder, log)
-    print(summary(plan, outcome))
-    if not is_good(plan, outcome):
-        print(f"again: python -m verify --seed={seed} --seconds={options.seconds:g}; logs are in {folder}")
-        return 1
-    if options.keep is None:
-        shutil.rmtree(folder)
-    return 0
-
+from verify.command import main, parser
+from verify.run import run
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(parser("verify", __doc__, pause=3.0), run, sys.argv[1:]))

@@ -17,6 +17,7 @@ and their publisher:
 
     P key seq    was asked to publish
     Q key seq    has the broker's confirm
+    K            was killed; noted by whoever did that
 
 Each line is one write(2), so that a kill loses nothing that was written.
 """
@@ -28,7 +29,7 @@ from typing import NamedTuple
 
 
 class Note(NamedTuple):
-    """One line. `at`: monotonic seconds. `key` and `seq` are -1 for `C`, `R` and `J`."""
+    """One line. `at`: monotonic seconds. `key` and `seq` are -1 for `C`, `R`, `J` and `K`."""
 
     at: float
     kind: str

@@ -1,7 +1,7 @@
 """The promises, checked on what the members have noted."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -50,10 +50,19 @@ class Verdict:
     def repeats(self) -> int:
         return self.handled - (self.messages - len(self.lost))
 
+    def violations(self) -> dict[str, list[str]]:
+        """By promise."""
+        return {
+            "lost": self.lost,
+            "out of order": self.disorder,
+            "repeated with a gap": self.gaps,
+            "two at one key at once": self.overlaps,
+        }
+
     @property
     def held(self) -> bool:
         """Whether every promise was."""
-        return not (self.lost or self.disorder or self.gaps or self.overlaps)
+        return not any(self.violations().values())
 
 
 def work_of(
@@ -87,58 +96,103 @@ def work_of(
         zombie = any(ended >= since and begin.at <= until for since, until in dead)
         works.append(Work(member, begin.key, begin.seq, begin.at, ended, finished, zombie, begin.token))
 
-    begun: dict[int, Note] = {}
+    begun: dict[tuple[int, int, int], list[Note]] = defaultdict(list)
     for note in notes:
+        mine = begun[note.key, note.seq, note.token]
         if note.kind == "B":
-            begun[note.key] = note
+            mine.append(note)
         elif note.kind == "C":
-            for begin in begun.values():
+            for begin in (begin for begins in begun.values() for begin in begins):
                 add(begin, note.at, finished=False)
             begun.clear()
-        elif note.kind in "EXAF" and note.key in begun:
-            add(begun.pop(note.key), note.at, finished=note.kind in "EX")
-    for begin in begun.values():
+        elif note.kind in "EXAF" and mine:
+            add(mine.pop(0), note.at, finished=note.kind in "EX")
+    for begin in (begin for begins in begun.values() for begin in begins):
         add(begin, max(begin.at, died), finished=False)
     return works
 
 
-def check(counts: Sequence[int], works: Iterable[Work]) -> Verdict:
-    """Checks all work of all members. `counts`: by key, how many messages there were."""
-    verdict = Verdict(messages=sum(counts))
+Excuse = Callable[[Work, Work], bool]
+"""Whether two may have had one key at once."""
+
+
+def no_zombies(one: Work, other: Work) -> bool:
+    """Members held for dead, of push groups: they have nothing that would tell them from others. What one
+    process does at once is its own matter."""
+    return one.zombie or other.zombie or one.member == other.member
+
+
+def fenced(one: Work, other: Work) -> bool:
+    """Members held for dead, of pull groups: their fencing tokens have to be the lower ones."""
+    return (one.zombie and one.token < other.token) or (other.zombie and other.token < one.token)
+
+
+def check(
+    counts: Sequence[int],
+    works: Iterable[Work],
+    *,
+    absent: Collection[tuple[int, int]] = (),
+    excuse: Excuse = no_zombies,
+) -> Verdict:
+    """Checks all work of all members.
+
+    Args:
+        counts: by key, how many messages there were.
+        absent: which of them never came into the group, by key and number.
+        excuse: whether two may have had one key at once.
+    """
+    verdict = Verdict(messages=sum(counts) - len(absent))
     by_key: dict[int, list[Work]] = {}
     for work in works:
         verdict.by_member[work.member] += work.finished
         verdict.handled += work.finished
         verdict.by_zombies += work.zombie
         by_key.setdefault(work.key, []).append(work)
+    missing: dict[int, set[int]] = defaultdict(set)
+    for key, seq in absent:
+        missing[key].add(seq)
     for key, count in enumerate(counts):
-        _check_key(key, count, sorted(by_key.get(key, []), key=lambda work: work.began), verdict)
+        mine = sorted(by_key.get(key, []), key=lambda work: work.began)
+        done = {work.seq for work in mine if work.finished} | missing[key]
+        verdict.lost += [f"{key}/{seq}" for seq in range(count) if seq not in done]
+        sound = [work for work in mine if not work.zombie]
+        _check_order(key, mine if excuse is fenced else sound, mine, missing[key], verdict)
+        _check_gaps(sound, mine, missing[key], verdict)
+        _check_overlaps(mine, excuse, verdict)
     return verdict
 
 
-def _check_key(key: int, count: int, works: list[Work], verdict: Verdict) -> None:
-    finished: set[int] = set()
-    waiting = sorted((work for work in works if work.finished), key=lambda work: work.ended)
+def _check_order(
+    key: int, checked: list[Work], works: list[Work], absent: set[int], verdict: Verdict
+) -> None:
+    """Whatever is begun: all before it were finished by then, by anybody."""
+    finished = set(absent)
+    ends = sorted((work for work in works if work.finished), key=lambda work: work.ended)
     newest = 0
     at = 0
-    by_zombies = {work.seq for work in works if work.zombie and work.finished}
-    real = [work for work in works if not work.zombie]
-    for work in real:
-        while at < len(waiting) and waiting[at].ended <= work.began:
-            finished.add(waiting[at].seq)
+    for work in checked:
+        while at < len(ends) and ends[at].ended <= work.began:
+            finished.add(ends[at].seq)
             at += 1
         while newest in finished:
             newest += 1
         if work.seq > newest:
             verdict.disorder.append(f"{work}, but {key}/{newest} was not finished")
-    for earlier, later in pairwise(real):
-        if later.seq > earlier.seq + 1 and later.seq - 1 not in by_zombies:
+
+
+def _check_gaps(sound: list[Work], works: list[Work], absent: set[int], verdict: Verdict) -> None:
+    by_zombies = {work.seq for work in works if work.zombie and work.finished}
+    for earlier, later in pairwise(sound):
+        before = later.seq - 1
+        while before in absent:
+            before -= 1
+        if before > earlier.seq and before not in by_zombies:
             verdict.gaps.append(f"{earlier} was followed by {later}")
-    for index, work in enumerate(real):
-        for later in real[index + 1 :]:
-            if later.began >= work.ended:
-                break
-            if later.member != work.member:
-                verdict.overlaps.append(f"{work} and {later}")
-    done = {work.seq for work in works if work.finished}
-    verdict.lost += [f"{key}/{seq}" for seq in range(count) if seq not in done]
+
+
+def _check_overlaps(works: list[Work], excuse: Excuse, verdict: Verdict) -> None:
+    running: list[Work] = []
+    for work in works:
+        running = [earlier for earlier in running if earlier.ended > work.began]
+        verdict.overlaps += [f"{earlier} and {work}" for earlier in running if not excuse(earlier, work)]
+        running.append(work)

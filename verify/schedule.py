@@ -45,6 +45,10 @@ class Schedule:
                 self.done[name] = self.done.get(name, 0) + 1
                 return
 
+    def join(self) -> bool:
+        """Another member; whether there can be one now."""
+        raise NotImplementedError
+
     def end_all(self) -> None:
         """End everything that has been begun."""
         for end in sorted(self._ends, key=lambda end: end[0]):
@@ -97,7 +101,9 @@ class Schedule:
             return False
         node = self._stage.node
         node.ctl("set_vm_memory_high_watermark", "0.0000001")
-        seconds = self._later(
-            1.0, 15.0, lambda: node.ctl("set_vm_memory_high_watermark", "0.4") and None, self._stage.node
-        )
+
+        def enough() -> None:
+            node.ctl("set_vm_memory_high_watermark", "0.4")
+
+        seconds = self._later(1.0, 15.0, enough, self._stage.node)
         return self._tell(f"the broker is short of memory for {seconds:.1f} s")

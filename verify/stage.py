@@ -46,8 +46,9 @@ class Pod:
 
     def kill(self) -> None:
         self.go_on_at_death()
-        _, after = self.process.kill()
-        self.died = after / 1e9
+        # What it had in hand ends when the signal is sent: others may have it before its end is seen here.
+        before, _ = self.process.kill()
+        self.died = before / 1e9
 
     def go_on_at_death(self) -> None:
         if self.stopped_at is not None:
@@ -94,6 +95,7 @@ class Stage:
         self.pods: list[Pod] = []
         self.publisher: Child | None = None
         self.broker_up = False
+        self.counts: list[int] = []
 
     def __enter__(self) -> Self:
         self.node.start()
@@ -112,19 +114,23 @@ class Stage:
         if self.publisher is not None:
             self.publisher.kill()
 
-    def counts(self) -> list[int]:
-        """End publishing; how many messages there were of each key."""
+    def end_publishing(self) -> None:
+        """Have the publisher end; `counts` then says how many messages there were of each key."""
         assert self.publisher is not None
-        self.publisher.stop(30.0)
-        return list(json.loads((self.folder / "counts").read_text()))
+        self.publisher.stop(60.0)
+        self.counts = json.loads((self.folder / "counts").read_text())
 
-    def done(self) -> int:
-        """Different messages that have been finished."""
-        finished: set[tuple[int, int]] = set()
+    def left(self) -> int:
+        """Messages that are not finished yet."""
+        return sum(self.counts) - len(self.through("E"))
+
+    def through(self, kinds: str) -> set[tuple[int, int]]:
+        """Messages, by key and number, of which a member has noted one of these."""
+        found: set[tuple[int, int]] = set()
         for pod in self.pods:
             pod.look()
-            finished.update((note.key, note.seq) for note in pod.read if note.kind == "E")
-        return len(finished)
+            found.update((note.key, note.seq) for note in pod.read if note.kind in kinds)
+        return found
 
     def ask_broker(self, ask: Callable[[Any], None]) -> None:
         """Do something on a channel; a broker that refuses has its reasons."""

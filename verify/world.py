@@ -90,7 +90,7 @@ class Server:
     def coordinates(self) -> bool:
         """Whether it is the one that routes now, as it says itself."""
         text = self.get("/metrics") if self.runs and not self.stopped else None
-        return bool(text) and 'partymq_coordinator{group="default"} 1.0' in text
+        return text is not None and 'partymq_coordinator{group="default"} 1.0' in text
 
 
 def member_command(name: str, amqp_url: str, urls: Iterable[str], *options: str) -> list[str]:

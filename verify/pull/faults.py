@@ -30,6 +30,7 @@ class PullFaults(Schedule):
             (self.restart_in_order, 4),
             (self.roll, 2),
             (self.resize, 3),
+            (self.restart_publisher, 2),
         ]
         rough: list[tuple[Callable[[], bool], int]] = [
             (self.kill_member, 5),
@@ -43,6 +44,7 @@ class PullFaults(Schedule):
             (self.delay, 3),
             (self.cut_publisher, 3),
             (self.half_open_publisher, 2),
+            (self.kill_publisher, 4),
             (self.kill_broker, 1),
             (self.restart_broker, 1),
             (self.memory_alarm, 1),
@@ -66,8 +68,7 @@ class PullFaults(Schedule):
 
     def _start(self, name: str) -> None:
         choose = self._random.choice
-        options = [f"--work-ms={choose((1, 5, 20))}", f"--prefetch={choose((100, 1000, 4000))}"]
-        self._group.join(name, *options, *["--threads"] * choose((0, 0, 1)))
+        self._group.join(name, f"--work-ms={choose((1, 5, 20))}", *["--threads"] * choose((0, 0, 1)))
 
     def join(self) -> bool:
         if not self._group.broker_up or sum(pod.runs for pod in self._group.pods) >= _MOST_MEMBERS:
@@ -88,13 +89,21 @@ class PullFaults(Schedule):
         pod.leave()
 
         def again() -> None:
-            if pod.runs:
-                self._later(0.1, 0.1, again)
-            else:
-                self._start(pod.name)
-                then()
+            self._start(pod.name)
+            then()
 
-        self._later(0.1, 0.1, again)
+        self._when(lambda: not pod.runs, again)
+
+    def _when(self, ready: Callable[[], bool], what: Callable[[], None], busy: object = None) -> None:
+        """Do it as soon as that is so."""
+
+        def look() -> None:
+            if ready():
+                what()
+            else:
+                self._when(ready, what, busy)
+
+        self._later(0.1, 0.1, look, busy)
 
     def restart_in_order(self) -> bool:
         pod = self._pod()
@@ -110,11 +119,14 @@ class PullFaults(Schedule):
             return False
         self._busy.add(self._group)
 
+        def following_soon() -> None:
+            self._later(0.5, 1.5, following)
+
         def following() -> None:
             while left:
                 pod = left.pop()
                 if pod.is_well and pod not in self._busy and self._group.broker_up:
-                    self._again_in_order(pod, lambda: self._later(0.5, 1.5, following) and None)
+                    self._again_in_order(pod, following_soon)
                     return
             self._busy.discard(self._group)
 
@@ -171,6 +183,28 @@ class PullFaults(Schedule):
         pod.stop()
         seconds = self._later(low, high, pod.go_on)
         return self._tell(f"{pod.label} stands still for {seconds:.1f} s")
+
+    # The publisher ----------------------------------------------------------------------------------
+
+    def restart_publisher(self) -> bool:
+        """As planned: everything is confirmed before it ends."""
+        group = self._group
+        if group.publisher is None or not group.publishes or group.start_publisher in self._busy:
+            return False
+        group.publisher.terminate()
+        self._when(lambda: not group.publishes, group.start_publisher, group.start_publisher)
+        return self._tell("the publisher is restarted in order")
+
+    def kill_publisher(self) -> bool:
+        group = self._group
+        if group.start_publisher in self._busy:
+            return False
+        self._disturbs("publisher")
+        group.kill_publisher()
+        seconds = self._later(
+            0.0, self._random.choice((0.1, 4.0)), group.start_publisher, group.start_publisher
+        )
+        return self._tell(f"the publisher is killed, and there again after {seconds:.1f} s")
 
     # The network ------------------------------------------------------------------------------------
 

@@ -1,23 +1,30 @@
 """What runs: a broker, and a pull group of members and a publisher, each behind a proxy of its own."""
 
+import argparse
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pika.exceptions
 
 from partymq.demo.children import Child
 from partymq.group.names import dead_letter_queue
 from tests.broker.tcp_proxy import TcpProxy
-from verify.notes import Note, Reader
+from verify.notes import Note, Notebook, Reader
 from verify.promises import Work, work_of
+from verify.pull.published import Published
 from verify.stage import Pod, Stage
 
 GROUP = "soak"
+_QUEUES: Final = (f"partymq.{GROUP}.q.partition-", f"partymq.{GROUP}.q.v", f"partymq.{GROUP}.q.parked")
+_EMPTY_AGAIN: Final = 1.0
+"""Seconds between two looks at whether the queues are empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +37,26 @@ class Setting:
     rejoin_grace: float
     on_failure: str
 
+    @staticmethod
+    def add_options(command: argparse.ArgumentParser) -> None:
+        """For `chosen`."""
+        command.add_argument("--queue-type", choices=("quorum", "classic"), help="else the seed decides")
+        command.add_argument("--on-failure", choices=("dead-letter", "park"), help="else the seed decides")
+        command.add_argument("--rejoin-grace", type=float, help="seconds; else the seed decides")
+
     @classmethod
-    def chosen(cls, chooser: random.Random, queue_type: str | None) -> "Setting":
-        """One of many; `queue_type`: the one to take."""
-        drawn = chooser.choice(("quorum", "classic"))
+    def chosen(cls, chooser: random.Random, options: argparse.Namespace) -> "Setting":
+        """One of many, but for what the options say."""
+        queue_type = chooser.choice(("quorum", "classic"))
+        partitions = chooser.choice((8, 24))
+        rejoin_grace = chooser.choice((0.0, 0.0, 3.0))
+        on_failure = chooser.choice(("dead-letter", "park"))
         return cls(
-            queue_type or drawn,
-            chooser.choice((8, 24)),
+            options.queue_type or queue_type,
+            partitions,
             4.0,
-            chooser.choice((0.0, 0.0, 3.0)),
-            chooser.choice(("dead-letter", "park")),
+            rejoin_grace if options.rejoin_grace is None else options.rejoin_grace,
+            options.on_failure or on_failure,
         )
 
     @property
@@ -77,8 +94,15 @@ class PullGroup(Stage):
         self.members: list[Connected] = []
         self._releasing: Child | None = None
         self._resizing: Child | None = None
-        self._notes = Reader(folder / "notes-publisher")
-        self.published: list[Note] = []
+        self._publishing: list[str] = []
+        self._notes_path = folder / "notes-publisher"
+        self._notes = Reader(self._notes_path)
+        self.notes: list[Note] = []
+        """The publisher's, and of its kills."""
+        self.published = Published()
+        self._looked_at = 0.0
+        self.failed: list[str] = []
+        """Publishers that ended otherwise than told."""
 
     def __enter__(self) -> "PullGroup":
         super().__enter__()
@@ -119,27 +143,54 @@ class PullGroup(Stage):
         create = ["partymq", "group", "create", GROUP, f"--url={self.node.amqp_url}"]
         create += [f"--partitions={self.setting.partitions}", f"--queue-type={self.setting.queue_type}"]
         subprocess.run([sys.executable, "-m", *create], check=True, capture_output=True, timeout=60)
-        command = self._python(
+        self._publishing = self._python(
             "verify.pull.publisher",
             f"--amqp={self.plug.url(self.node.amqp_url)}%2f",
-            f"--notes={self.folder / 'notes-publisher'}",
-            f"--counts={self.folder / 'counts'}",
+            f"--notes={self._notes_path}",
             f"--seed={seed}",
             f"--rate={rate}",
         )
-        self.publisher = Child("publisher", command, self.folder / "publisher.log")
+        self.start_publisher()
 
-    def done(self) -> int:
-        """Different messages that are through with: handled, or given up for good."""
-        through: set[tuple[int, int]] = set()
-        for pod in self.pods:
-            pod.look()
-            through.update((note.key, note.seq) for note in pod.read if note.kind in "EX")
-        return len(through)
+    def start_publisher(self) -> None:
+        """A process that goes on where the one before it has left off."""
+        self._publisher_ended()
+        self.publisher = Child("publisher", self._publishing, self.folder / "publisher.log")
 
-    def look_at_publisher(self) -> None:
-        """Read what it has noted."""
-        self.published += self._notes.more()
+    def kill_publisher(self) -> None:
+        """What it had no confirm for may be missing."""
+        if self.publisher is not None:
+            self.publisher.kill()
+            self.publisher = None
+            Notebook(self._notes_path).write("K")
+
+    @property
+    def publishes(self) -> bool:
+        """Whether the publisher runs. It may have been told to end."""
+        return self.publisher is not None and self.publisher.status is None
+
+    def end_publishing(self) -> None:
+        """Have the publisher end in order; it has to be able to."""
+        if self.publisher is not None:
+            self.publisher.stop(90.0)
+        self._publisher_ended()
+        self.notes += self._notes.more()
+        self.published = Published.of(self.notes)
+
+    def _publisher_ended(self) -> None:
+        """In order, or by the signal when it had hardly started."""
+        if self.publisher is not None and self.publisher.status not in (0, -signal.SIGTERM):
+            self.failed.append(f"publisher({self.publisher.pid}) ended with {self.publisher.status}")
+
+    def left(self) -> int:
+        """Messages that are not through: neither handled nor given up for good. When there is none, what is
+        in the queues, as there may be messages of a killed publisher."""
+        left = len(self.published.required() - self.through("EX"))
+        if left or time.monotonic() - self._looked_at < _EMPTY_AGAIN:
+            return left or 1
+        queues = self.node.ctl("list_queues", "--no-table-headers", "name", "messages").splitlines()
+        self._looked_at = time.monotonic()
+        return sum(int(queue.split()[1]) for queue in queues if queue.startswith(_QUEUES))
 
     def works(self) -> list[Work]:
         """All work of all members."""

@@ -77,7 +77,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rejoin-grace", type=float, required=True)
     parser.add_argument("--on-failure", default="dead-letter")
     parser.add_argument("--threads", action="store_true", help="a plain function handles the messages")
-    parser.add_argument("--prefetch", type=int, default=4_000)
     parser.add_argument("--work-ms", type=float, default=5.0, help="work for a message, on average")
     return parser.parse_args(arguments)
 
@@ -91,7 +90,6 @@ def main(options: argparse.Namespace) -> None:
         name=options.name,
         session_timeout=options.session_timeout,
         rejoin_grace=options.rejoin_grace,
-        prefetch=options.prefetch,
         on_failure=options.on_failure,
         retry=RetryPolicy(max_attempts=_ATTEMPTS, first_delay=0.05, max_delay=0.5),
         on_lost=member.lost,

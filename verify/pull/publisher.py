@@ -1,58 +1,101 @@
 #!/usr/bin/env python3
-"""Publishes numbered messages of many keys to a pull group, and notes when each was confirmed.
+"""Publishes numbered messages of many keys to a pull group, singly and many at once, and notes when each was
+confirmed.
 
-At the end (SIGTERM) it writes how many there were of each key.
+Each process goes on with the numbers where the one before it, which may have been killed, has left off. At
+SIGTERM it ends when everything is confirmed.
 """
 
 import argparse
 import asyncio
-import json
 import random
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from partymq import Publisher
-from verify.notes import Notebook
+from verify.notes import Notebook, Reader
+from verify.pull.published import numbered
 
 _PATIENCE = 600.0
 _FLAKY, _POISON = 0.004, 0.002
+_BATCHES = 0.003
+"""Of what is begun."""
+_LARGEST_BATCH = 400
 
 
-async def run(options: argparse.Namespace) -> list[int]:
-    """Publish until told to stop; how many there were of each key, all confirmed."""
-    chooser = random.Random(options.seed)
-    notes = Notebook(options.notes)
-    counts = [0] * options.keys
+class Messages:
+    """Numbers messages, and notes each as put at that moment: it has to be put before anybody else has a
+    turn, for that is the order that is promised."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        earlier = numbered({(note.key, note.seq) for note in Reader(Path(options.notes)).more()})
+        self._next = [*earlier, *[0] * (options.keys - len(earlier))]
+        self._random = random.Random(f"{options.seed} {sum(self._next)}")
+        self._notes = Notebook(options.notes)
+
+    def next(self) -> tuple[int, int, str]:
+        """Key, number of that key, body."""
+        keys = len(self._next)
+        key = min(int(self._random.expovariate(8 / keys)), keys - 1)
+        seq = self._next[key]
+        self._next[key] += 1
+        chance = self._random.random()
+        kind = "p" if chance < _POISON else "f" if chance < _POISON + _FLAKY else "-"
+        self._notes.write("P", key, seq)
+        return key, seq, f"{key} {seq} {kind} " + "x" * self._random.choice((0, 100, 700))
+
+    def confirmed(self, key: int, seq: int) -> None:
+        """The broker has it."""
+        self._notes.write("Q", key, seq)
+
+
+async def publish_one(publisher: Publisher, messages: Messages) -> None:
+    key, seq, body = messages.next()
+    await publisher.publish(body, key=f"key-{key}")
+    messages.confirmed(key, seq)
+
+
+async def publish_many(publisher: Publisher, messages: Messages, count: int) -> None:
+    put: list[tuple[int, int]] = []
+
+    def some() -> Iterator[tuple[str, str]]:
+        for _ in range(count):
+            key, seq, body = messages.next()
+            put.append((key, seq))
+            yield body, f"key-{key}"
+
+    async def slowly() -> AsyncIterator[tuple[str, str]]:
+        for message in some():
+            yield message
+            await asyncio.sleep(0)
+
+    await publisher.publish_many(some() if count % 2 else slowly())
+    for key, seq in put:
+        messages.confirmed(key, seq)
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Publish until told to stop; then everything is confirmed."""
+    chooser = random.Random()
+    messages = Messages(options)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-
     async with (
-        Publisher(
-            options.amqp,
-            group=options.group,
-            timeout=_PATIENCE,
-        ) as publisher,
+        Publisher(options.amqp, group=options.group, timeout=_PATIENCE) as publisher,
         asyncio.TaskGroup() as tasks,
     ):
-
-        async def publish(key: int, seq: int, body: str) -> None:
-            await publisher.publish(body, key=f"key-{key}")
-            notes.write("Q", key, seq)
-
         due = time.monotonic()
         while not stopping.is_set():
-            key = min(int(chooser.expovariate(8 / options.keys)), options.keys - 1)
-            seq = counts[key]
-            counts[key] += 1
-            chance = chooser.random()
-            kind = "p" if chance < _POISON else "f" if chance < _POISON + _FLAKY else "-"
-            notes.write("P", key, seq)
-            tasks.create_task(publish(key, seq, f"{key} {seq} {kind} " + "x" * chooser.choice((0, 100, 700))))
-            due = max(due + chooser.expovariate(options.rate), time.monotonic() - 1.0)
+            count = chooser.randint(1, _LARGEST_BATCH) if chooser.random() < _BATCHES else 1
+            if count > 1:
+                tasks.create_task(publish_many(publisher, messages, count))
+            else:
+                tasks.create_task(publish_one(publisher, messages))
+            due = max(due + chooser.expovariate(options.rate) * count, time.monotonic() - 1.0)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-    return counts
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -60,7 +103,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--group", required=True)
     parser.add_argument("--amqp", required=True, help="URL of the broker")
     parser.add_argument("--notes", required=True, help="file for the notes")
-    parser.add_argument("--counts", required=True, help="file for the number of messages by key")
     parser.add_argument("--keys", type=int, default=200)
     parser.add_argument("--rate", type=float, default=250.0, help="messages a second, on average")
     parser.add_argument("--seed", type=int, default=0)
@@ -68,5 +110,4 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    given = parse(sys.argv[1:])
-    Path(given.counts).write_text(json.dumps(asyncio.run(run(given))))
+    asyncio.run(run(parse(sys.argv[1:])))
