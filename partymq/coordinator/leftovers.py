@@ -101,14 +101,16 @@ class _Move:
                 if connection.write_buffer_full:
                     connection.pause_reading(_WRITING)
 
-            consume = await consume_alone(
-                connection, None, self._queue, _PREFETCH, delivered, self._cancelled
-            )
+            alone = await consume_alone(connection, None, self._queue, _PREFETCH, delivered, self._cancelled)
             try:
-                await self._until_empty(publish, consume)
+                await self._until_empty(publish, alone.channel)
             finally:
-                await self._let_settle(publish, consume)
-                await consume.close()
+                await self._let_settle(publish, alone.channel)
+                if self._tags:
+                    # The member might come back before what goes back is there.
+                    await alone.channel.close()
+                else:
+                    await alone.close()
         finally:
             undo()
             connection.resume_reading(_WRITING)

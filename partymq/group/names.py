@@ -3,8 +3,8 @@
 from hashlib import sha256
 
 DEFAULT_GROUP = "default"
-_LONGEST_KEY = 255
-"""Bytes of an AMQP routing key at most."""
+_LONGEST = 255
+"""Bytes of an AMQP routing key or of a queue's name at most."""
 
 
 def write_exchange(group: str) -> str:
@@ -18,12 +18,7 @@ def member_key(hostname: str) -> str:
     `partymq.partition-<hostname>`; where that is longer than a routing key may be (255 bytes), the hostname
     is cut and ends in a part of its SHA-256. Clients use what `bind` answers.
     """
-    key = f"partymq.partition-{hostname}"
-    raw = key.encode()
-    if len(raw) <= _LONGEST_KEY:
-        return key
-    tail = "~" + sha256(hostname.encode()).hexdigest()[:16]
-    return raw[: _LONGEST_KEY - len(tail)].decode(errors="ignore") + tail
+    return _within(f"partymq.partition-{hostname}", hostname)
 
 
 def own_exchange(group: str) -> str:
@@ -58,6 +53,11 @@ def leftover_queue(group: str, number: int) -> str:
 def source_queue(group: str) -> str:
     """The source where PartyMQ binds a queue of its own to an existing exchange."""
     return f"partymq.{group}.q.source"
+
+
+def alone_lock(queue: str) -> str:
+    """A queue that is exclusive to the connection that consumes `queue` alone; gone otherwise."""
+    return _within(f"partymq.q.alone-{queue}", queue)
 
 
 # Pull groups ----------------------------------------------------------------------------------------
@@ -102,6 +102,11 @@ def parked_queue(group: str) -> str:
     return f"partymq.{group}.q.parked"
 
 
+def router_lock(group: str) -> str:
+    """A queue that is exclusive to the connection on which a pull group's router publishes; gone otherwise."""
+    return f"partymq.{group}.q.router-lock"
+
+
 def release_queue(group: str) -> str:
     """Asks the owners of parked keys to let them go on."""
     return f"partymq.{group}.q.release"
@@ -110,3 +115,12 @@ def release_queue(group: str) -> str:
 def hash_exchange(group: str) -> str:
     """The consistent-hash exchange of a pull group whose publishers know nothing of partitions."""
     return f"partymq.{group}.ex.hash"
+
+
+def _within(name: str, unique: str) -> str:
+    """The name, cut where it is too long, and then ending in a part of the SHA-256 of what makes it unique."""
+    raw = name.encode()
+    if len(raw) <= _LONGEST:
+        return name
+    tail = "~" + sha256(unique.encode()).hexdigest()[:16]
+    return raw[: _LONGEST - len(tail)].decode(errors="ignore") + tail

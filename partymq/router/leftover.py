@@ -19,7 +19,7 @@ from partymq.amqp.url import BrokerUrl
 from partymq.errors import BrokerError, ChannelClosed
 from partymq.log import get_logger
 from partymq.router.core import Core
-from partymq.router.session import CLOSE_TIMEOUT, COALESCE, Session, closed, consume_alone
+from partymq.router.session import CLOSE_TIMEOUT, COALESCE, Alone, Session, closed, consume_alone, lock
 from partymq.router.settings import RouterSettings
 from partymq.router.stream import Stream
 
@@ -127,14 +127,15 @@ class _Fetch:
         session = self._session
         source = await connect(self._url, name=f"partymq {self._settings.group} leftover", coalesce=COALESCE)
         publish: Channel | None = None
-        consume: Channel | None = None
+        alone: Alone | None = None
         stream: Stream | None = None
         try:
             publish = await session.connection.open_channel()
             stream = self._begin(publish, source)
-            consume = await self._consume(publish, source, stream)
-            if consume is None:
+            alone = await self._consume(publish, source, stream)
+            if alone is None:
                 return True  # The queue is gone, and what was in it.
+            consume = alone.channel
             while not given_up.is_set():
                 if stream.is_settled and not self._gone and await self._is_empty(consume, stream):
                     break
@@ -146,7 +147,7 @@ class _Fetch:
                 if consume.error is not None:
                     raise consume.error
         finally:
-            await self._end(source, publish, consume, stream)
+            await self._end(source, publish, alone, stream)
         if given_up.is_set():
             return False
         return await self._is_really_empty()
@@ -157,7 +158,7 @@ class _Fetch:
             publish.number, connection.username, connection.frame_max, source.frame_max
         )
 
-    async def _consume(self, publish: Channel, source: Connection, stream: Stream) -> Channel | None:
+    async def _consume(self, publish: Channel, source: Connection, stream: Stream) -> Alone | None:
         session = self._session
 
         def publish_closed(error: BrokerError) -> None:
@@ -175,6 +176,7 @@ class _Fetch:
         publish.on_closed(publish_closed)
         session.attach(stream, source, write_acks)
         try:
+            await lock(source, self._queue)
             return await consume_alone(
                 source, publish.number, self._queue, self._settings.fetch_prefetch, self._take, self._deleted
             )
@@ -204,7 +206,7 @@ class _Fetch:
         return self._delivered == before and stream.is_settled
 
     async def _end(
-        self, source: Connection, publish: Channel | None, consume: Channel | None, stream: Stream | None
+        self, source: Connection, publish: Channel | None, alone: Alone | None, stream: Stream | None
     ) -> None:
         session = self._session
         try:
@@ -212,15 +214,15 @@ class _Fetch:
                 self._core.drop_leftover(monotonic())
                 session.detach(stream)
                 session.flush()
-            if stream is not None and publish is not None and consume is not None:
-                await self._settle(stream, publish, consume)
-                if consume.error is None:
+            if stream is not None and publish is not None and alone is not None:
+                await self._settle(stream, publish, alone.channel)
+                if alone.channel.error is None:
                     source.write(stream.ledger.last_acks())
             self._ending = True
             if publish is not None:
                 await closed(publish)
-            if consume is not None:
-                await closed(consume)
+            if alone is not None:
+                await alone.close()
             await source.close(CLOSE_TIMEOUT)
         finally:
             self._ending = True

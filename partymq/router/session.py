@@ -6,20 +6,23 @@ source connection, so that content is copied with its channel number. It ends as
     route nothing more ─► wait for confirms ─► ack what is confirmed ─► close the publish channel
                               ─► close the consume channel, which gives back the rest in order
 
-The consumer is not cancelled first: that would let others have newer messages before the older ones are back.
+Two things keep others from having newer messages before the older ones are back: as long as the source
+connection is there for the broker, nobody else is let near the source (`consume_alone`), and acknowledgements
+have been carried out before their channel is closed (`Alone.close`).
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import Returned, Span
 from partymq.amqp.url import BrokerUrl
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed
+from partymq.group.names import alone_lock
 from partymq.log import get_logger
 from partymq.router.core import Core
 from partymq.router.settings import RouterSettings
@@ -74,7 +77,7 @@ class Session:
         self._url = url
         self._after = after
         self._source: Connection | None = None
-        self._consume: Channel | None = None
+        self._alone: Alone | None = None
         self._stream: Stream | None = None
         self._over = asyncio.Event()
         self._confirmed = asyncio.Event()
@@ -117,7 +120,8 @@ class Session:
         self._undo.append(self.connection.on_writable(self._writable))
         self.attach(stream, source, self._ack)
         try:
-            consume = await consume_alone(
+            await lock(source, settings.source_queue)
+            alone = await consume_alone(
                 source,
                 publish.number,
                 settings.source_queue,
@@ -127,8 +131,8 @@ class Session:
             )
         except ChannelClosed as error:
             raise BrokerError(_explained(f"source queue {settings.source_queue!r}", error)) from error
-        self._consume = consume
-        consume.on_closed(lambda error: self.fail(f"consuming: {error}"))
+        self._alone = alone
+        alone.channel.on_closed(lambda error: self.fail(f"consuming: {error}"))
         self.flush()
 
     async def over(self) -> None:
@@ -172,17 +176,17 @@ class Session:
         self.finish("the end was asked for")
         for undo in self._undo:
             undo()
-        source, consume, publish = self._source, self._consume, self.publish
+        source, alone, publish = self._source, self._alone, self.publish
         if self._stream is not None:
             self.detach(self._stream)
         try:
-            if publish is not None and consume is not None and self._stream is not None:
-                await self.all_confirmed(self._stream, publish, consume)
+            if publish is not None and alone is not None and self._stream is not None:
+                await self.all_confirmed(self._stream, publish, alone.channel)
                 self._ack(self._stream.ledger.last_acks())
             if publish is not None and self.connection.blocked is None:
                 await closed(publish)
-            if consume is not None:
-                await closed(consume)
+            if alone is not None:
+                await alone.close()
             if source is not None:
                 await source.close(CLOSE_TIMEOUT)
         finally:
@@ -281,13 +285,52 @@ class Session:
             self.flush()
 
     def _ack(self, acks: bytes) -> None:
-        if acks and self._consume is not None and self._consume.error is None and self._source is not None:
-            self._source.write(acks)
+        alone, source = self._alone, self._source
+        if acks and alone is not None and alone.channel.error is None and source is not None:
+            source.write(acks)
 
     def _writable(self) -> None:
         self._core.outlet.choked = False
         self._core.go_on(monotonic())
         self.flush()
+
+
+class Alone(NamedTuple):
+    """A channel that consumes a queue alone.
+
+    Attributes:
+        tag: the consumer's, where it is an exclusive one; "" where the queue has a single active consumer.
+    """
+
+    channel: Channel
+    queue: str
+    tag: str
+
+    async def close(self) -> None:
+        """Close the channel when the broker has carried out all acknowledgements; the rest goes back, in order.
+
+        A quorum queue carries out 32 of them at a time, and forgets those behind them when the channel is
+        closed (measured, RabbitMQ 3.10). The end of the consumer is taken in behind them. Where there is a
+        single active consumer the next one would be let in by that, so there a further one is taken in.
+        """
+        channel = self.channel
+        try:
+            if channel.error is None:
+                await (channel.cancel(self.tag) if self.tag else channel.acks_done(self.queue))
+        except BrokerError as error:
+            _log.info("the last acks may be lost", queue=self.queue, reason=str(error))
+        await closed(channel)
+
+
+async def lock(connection: Connection, queue: str) -> None:
+    """From now on nobody else gets the lock of a queue, until the connection is gone for the broker.
+
+    Consuming it exclusively would not do: that keeps nobody out of a quorum queue (measured, RabbitMQ 3.10).
+    Raises BrokerError, ChannelClosed (405) where somebody else has it.
+    """
+    channel = await connection.open_channel()
+    await channel.declare_queue(alone_lock(queue), exclusive=True)
+    await channel.close()
 
 
 async def consume_alone(
@@ -297,8 +340,8 @@ async def consume_alone(
     prefetch: int,
     on_deliveries: Callable[[bytes, list[Span]], None],
     on_cancel: Callable[[], None],
-) -> Channel:
-    """Consume a queue as its only consumer; the channel. Raises BrokerError.
+) -> Alone:
+    """Consume a queue as its only consumer. Raises BrokerError.
 
     A queue with a single active consumer takes no exclusive one, but is as good where nobody else is there.
     """
@@ -307,8 +350,8 @@ async def consume_alone(
         channel = await connection.open_channel(number)
         try:
             await channel.qos(prefetch)
-            await channel.consume(queue, on_deliveries, exclusive=exclusive, on_cancel=on_cancel)
-            return channel
+            tag = await channel.consume(queue, on_deliveries, exclusive=exclusive, on_cancel=on_cancel)
+            return Alone(channel, queue, tag if exclusive else "")
         except ChannelClosed as error:
             if error.code != _REFUSED or not exclusive:
                 raise
@@ -344,6 +387,8 @@ def _explained(what: str, error: ChannelClosed) -> str:
             return f"{what} does not exist"
         case 403 if "exclusive" in error.text:
             return f"{what} is consumed by somebody else; PartyMQ has to be alone"
+        case 405 if "alone" in error.text:
+            return f"{what} is consumed by somebody else: another router, which may hang"
         case 405:
             return f"{what} is exclusive to another connection"
         case _:
