@@ -13,6 +13,34 @@ _LIVED: Final = 10.0
 """Seconds after which a connection counts as having worked: the next failure is a new one."""
 
 
+class Backoff:
+    """How long to wait after a failure: two tries begin the further apart the more there were in a row. What
+    the last one has lived counts, so that a connection that worked for some seconds is made anew at once.
+
+    Args:
+        longest: seconds between the beginnings of two tries at most.
+        first: seconds after a first failure, at most; half of it at least after any.
+    """
+
+    def __init__(self, longest: float, first: float = _FIRST_WAIT) -> None:
+        self._longest = longest
+        self._first = self._wait = first
+
+    def pause(self, lived: float, chance: float) -> float:
+        """Seconds until the next try.
+
+        Args:
+            lived: seconds from the beginning of the last try until it failed.
+            chance: 0 to 1, by chance, so that not all come at once.
+        """
+        if lived >= _LIVED:
+            self._wait = self._first
+        share = 0.5 + chance / 2
+        pause = max(self._wait * share - lived, self._first * share)
+        self._wait = min(2 * self._wait, self._longest)
+        return pause
+
+
 async def again_and_again(
     serve: Callable[[], Awaitable[None]],
     *,
@@ -28,7 +56,7 @@ async def again_and_again(
         failed: told each failure, and after how many seconds the next try comes.
         final: errors after which there is no further try; they are raised.
     """
-    wait = _FIRST_WAIT
+    backoff = Backoff(longest)
     while True:
         began = monotonic()
         try:
@@ -36,9 +64,6 @@ async def again_and_again(
         except final:
             raise
         except BrokerError as error:
-            if monotonic() - began >= _LIVED:
-                wait = _FIRST_WAIT
-            pause = wait * random.uniform(0.5, 1.0)
-            wait = min(2 * wait, longest)
+            pause = backoff.pause(monotonic() - began, random.random())
             failed(error, pause)
             await asyncio.sleep(pause)
