@@ -13,7 +13,6 @@ from bench.messages import Stock, Writer
 from bench.pull.consumers.tally import RECORD
 from bench.waiting import until
 from partymq.client.publisher import Publisher
-from partymq.client.settings import ConsumerSettings
 from partymq.demo.children import Child
 from partymq.demo.notes import Growing
 from partymq.group.layout import GroupLayout, QueueType
@@ -115,7 +114,7 @@ class Bench:
         self.vhost = vhost
         self.layout = layout
         self.queues = [layout.queue(GROUP, number) for number in range(layout.partitions)]
-        self.prefetch = ConsumerSettings().prefetch_of(layout.partitions)
+        self.prefetch = layout.prefetch_of_one
         self._folder = folder
         self._stock = Stock(lambda key: self.queues[partition_of(key.encode(), layout.partitions)], keys)
         self._runs = 0

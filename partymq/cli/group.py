@@ -25,6 +25,10 @@ def create(
         str | None,
         typer.Option(help="Where the key is: header:NAME (default header:partitionKey), routing_key …"),
     ] = None,
+    prefetch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Messages that a member has and has not acknowledged, at most; 4000."),
+    ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Declare a group's queues and exchanges; nothing where it is there with these settings."""
@@ -32,7 +36,7 @@ def create(
     from partymq.group.layout import key_rule
 
     wish: dict[str, Any] = {"partitions": partitions, "queue_type": queue_type, "ingress": ingress}
-    wish["key"] = key_rule(key) if key is not None else None
+    wish |= {"key": key_rule(key) if key is not None else None, "prefetch": prefetch}
     wish = {name: value for name, value in wish.items() if value is not None}
     layout = with_connection(url, lambda connection: agree(connection, group, wish))
     told = ", ".join(f"{name} {value}" for name, value in layout.describe().items())
@@ -56,21 +60,32 @@ def describe(group: Group, json: Json = False, url: Url = DEFAULT_URL) -> None:
 @app.command()
 def resize(
     group: Group,
-    partitions: Annotated[int, typer.Option("--partitions", min=1, help="The new number of partitions.")],
+    partitions: Annotated[int | None, typer.Option(min=1, help="The new number of partitions.")] = None,
+    prefetch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Messages that a member has and has not acknowledged, at most."),
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Until all that was in the old partitions is handled.")] = True,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Give a group another number of partitions while it is at work; the order of each key is kept."""
-    with_connection(url, lambda connection: _resize(connection, group, partitions, wait))
+    """Give a group another number of partitions, or another prefetch, while it is at work.
+
+    Its messages go to new queues; the order of each key is kept.
+    """
+    if partitions is None and prefetch is None:
+        raise typer.BadParameter("say what is to change: --partitions, --prefetch, or both")
+    with_connection(url, lambda connection: _resize(connection, group, partitions, prefetch, wait))
 
 
-async def _resize(connection: "Connection", group: str, partitions: int, wait: bool) -> None:
+async def _resize(
+    connection: "Connection", group: str, partitions: int | None, prefetch: int | None, wait: bool
+) -> None:
     import asyncio
 
     from partymq.coordinator.pull_topology import read_layout, resize
 
-    await _layout(connection, group)
-    layout = await resize(connection, group, partitions)
+    present = await _layout(connection, group)
+    layout = await resize(connection, group, partitions or present.partitions, prefetch)
     typer.echo(f"group {group}: publishers use {layout.partitions} partitions from now on")
     said = ""
     while (before := layout.before()) is not None:

@@ -283,7 +283,7 @@ class Consumer:
         self._fatal = None
         self._stopping = asyncio.Event()
         self._runner = Runner(handler, self.group, self.settings, self._failed)
-        self._holdings = Holdings(self._runner, self.group, self.settings, self._hooks)
+        self._holdings = Holdings(self._runner, self.group, self._hooks)
         self._running = asyncio.create_task(self._work(self._holdings, self._stopping))
 
     def _failed(self, error: HandlerFailed) -> None:

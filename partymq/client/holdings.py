@@ -13,7 +13,6 @@ from partymq.client.ownership import Gain, Owned
 from partymq.client.parking import Parking
 from partymq.client.partition import Partition
 from partymq.client.runner import Runner
-from partymq.client.settings import ConsumerSettings
 from partymq.errors import BrokerError
 from partymq.group.key import KeyFinder
 from partymq.log import get_logger
@@ -39,10 +38,9 @@ class _Terms:
 class Holdings:
     """See `Owner` for its promises."""
 
-    def __init__(self, runner: Runner, group: str, settings: ConsumerSettings, hooks: Hooks) -> None:
+    def __init__(self, runner: Runner, group: str, hooks: Hooks) -> None:
         self._runner = runner
         self._group = group
-        self._settings = settings
         self._hooks = hooks
         self._partitions: dict[int, Partition] = {}
         self._connection: Connection | None = None
@@ -75,7 +73,7 @@ class Holdings:
             parking = self._runner.parking
         await parking.learn(gain.partitions, gain.total if gain.computed else None)
         await self._hooks.call_assigned([owned.number for owned in gain.partitions])
-        terms = _Terms(gain.connection, gain.key, self._settings.prefetch_of(gain.total))
+        terms = _Terms(gain.connection, gain.key, gain.prefetch)
         opened = await asyncio.gather(
             *(self._first_open(owned, terms) for owned in gain.partitions), return_exceptions=True
         )

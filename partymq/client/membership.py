@@ -76,10 +76,9 @@ class MembershipSettings:
     Attributes:
         name: the member's, in its group. Who comes back under its name within `rejoin_grace` gets its
             partitions back. None: one that nobody had before.
-        session_timeout: seconds without a word after which a member is taken for dead. The same for all
-            members.
-        rejoin_grace: seconds that the group waits for a member that is gone, with its partitions, before
-            others get them; 0 = none. The same for all members.
+        session_timeout: seconds without a word after which this member is taken for dead.
+        rejoin_grace: seconds that the group waits for this member when it is gone, with its partitions,
+            before others get them; 0 = none.
         coordinator: `embedded`: the members elect one of them; `server`: a `partymq serve` coordinates.
 
     Raises:
@@ -322,7 +321,9 @@ class Membership:
     async def _get_ready(self, session: _Session, told: "asyncio.Task[bool]") -> None:
         """Say that it is ready, until that is answered, or the first assignment says so: a coordinator that
         dies when it has saved that we are ready leaves the answer to the next one."""
-        asking = asyncio.create_task(self._call(session, Ready(self.name, session.commands.control)))
+        settings, control = self._settings, session.commands.control
+        ready = Ready(self.name, control, settings.session_timeout, settings.rejoin_grace)
+        asking = asyncio.create_task(self._call(session, ready))
         # Of an earlier try's assignments it can't be told whether they are of before the last `bind`.
         waiting = {asking} if told.done() else {asking, told}
         try:
@@ -398,7 +399,16 @@ class Membership:
         for number, owned in by_layout.items():
             layout = await self._layout(session, number)
             resized = number > 1 and layout.ingress != "hash-exchange"
-            gains.append(Gain(session.connection, owned, layout.partitions, finder(layout), resized))
+            gains.append(
+                Gain(
+                    session.connection,
+                    owned,
+                    layout.partitions,
+                    finder(layout),
+                    layout.prefetch_of_one,
+                    computed=resized,
+                )
+            )
         return gains
 
     async def _layout(self, session: _Session, number: int) -> GroupLayout:

@@ -51,9 +51,10 @@ class Gain:
     Attributes:
         connection: to consume on; the same for all partitions until it is lost.
         partitions: the new ones.
-        total: the group's number of partitions; bounds the prefetch of each.
+        total: the group's number of partitions.
         key: finds the key of a message: `group.key.make_finder(rule)`; where the router has been in between,
             `router.contents.leftover_finder(rule)`, as it moves some keys to a header.
+        prefetch: messages of each at most that are delivered and not acknowledged.
         computed: what was parked of a key before a resize belongs to crc32 modulo `total`.
     """
 
@@ -61,6 +62,7 @@ class Gain:
     partitions: Sequence[Owned]
     total: int
     key: KeyFinder
+    prefetch: int
     computed: bool = False
 
 

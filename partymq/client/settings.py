@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from partymq.client.failure import OnFailure, RetryPolicy, check_on_failure
 from partymq.errors import ConfigError
 
-_LEAST_PREFETCH = 8
-
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSettings:
@@ -16,10 +14,6 @@ class ConsumerSettings:
     Attributes:
         concurrency: messages handled at the same time at most by async handlers; those of one key never are.
         threads: the same for plain functions, which run in that many threads.
-        prefetch: messages at most that this member has been delivered and has not acknowledged; split evenly
-            among all partitions of the group, so that it holds even if this member owns them all, but at
-            least 8 a partition.
-        prefetch_per_partition: the same for one partition.
         retry: how often and when a message is handled again after its handler failed.
         on_failure: what happens to a message then: `dead-letter`, `park` (with all later ones of its key) or
             `stop` (the consumer stops, the message stays in its queue).
@@ -33,8 +27,6 @@ class ConsumerSettings:
 
     concurrency: int = 64
     threads: int = field(default_factory=lambda: min(32, (os.cpu_count() or 1) + 4))
-    prefetch: int = 4_000
-    prefetch_per_partition: int = 250
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     on_failure: OnFailure = "dead-letter"
     ack_interval: float = 0.005
@@ -44,8 +36,6 @@ class ConsumerSettings:
         for name, value, highest in (
             ("concurrency", self.concurrency, 1_000_000),
             ("threads", self.threads, 10_000),
-            ("prefetch", self.prefetch, 10_000_000),
-            ("prefetch_per_partition", self.prefetch_per_partition, 65_535),
         ):
             if not isinstance(value, int) or not 1 <= value <= highest:
                 raise ConfigError(f"{name} = {value!r}: allowed are 1 to {highest}")
@@ -54,8 +44,3 @@ class ConsumerSettings:
         if self.stop_timeout < 0:
             raise ConfigError(f"stop_timeout = {self.stop_timeout!r}: allowed are 0 s and more")
         check_on_failure(self.on_failure)
-
-    def prefetch_of(self, partitions: int) -> int:
-        """The prefetch of each partition of a group with that many."""
-        share = max(self.prefetch // max(partitions, 1), _LEAST_PREFETCH)
-        return min(share, self.prefetch_per_partition)

@@ -23,7 +23,12 @@ class StaticOwnership:
     """
 
     def __init__(
-        self, url: str | BrokerUrl, partitions: Sequence[Owned], finder: KeyFinder | None = None
+        self,
+        url: str | BrokerUrl,
+        partitions: Sequence[Owned],
+        finder: KeyFinder | None = None,
+        *,
+        prefetch: int = 250,
     ) -> None:
         self.owner: Owner | None = None
         self.connection: Connection | None = None
@@ -31,6 +36,7 @@ class StaticOwnership:
         self._url = BrokerUrl.parse(url) if isinstance(url, str) else url
         self.partitions = list(partitions)
         self._finder = finder or make_finder(KeyRule())
+        self._prefetch = prefetch
         self._leaving = asyncio.Event()
 
     async def run(self, owner: Owner) -> None:
@@ -63,7 +69,8 @@ class StaticOwnership:
         self.connection = connection
         gone = asyncio.create_task(connection.wait_lost())
         try:
-            await owner.gained(Gain(connection, tuple(self.partitions), len(self.partitions), self._finder))
+            partitions = tuple(self.partitions)
+            await owner.gained(Gain(connection, partitions, len(partitions), self._finder, self._prefetch))
             self.assigned.set()
             await asyncio.wait((leaving, gone), return_when=asyncio.FIRST_COMPLETED)
             if leaving.done():

@@ -26,7 +26,7 @@ from partymq.group import events as ev
 from partymq.group.assignments import Assignments
 from partymq.group.coordinator import Coordinator
 from partymq.group.membership import Timing
-from partymq.group.state import GroupState, MemberState
+from partymq.group.state import GroupState, Member, MemberState
 from partymq.group.wire import (
     Assignment,
     Command,
@@ -55,9 +55,10 @@ class PullSettings:
     """Attributes:
     group: the group's name.
     partitions: their number.
-    session_timeout: seconds without a heartbeat after which a member is lost.
-    rejoin_grace: seconds that a member whose connection is gone may take to come back under its name,
-        before its partitions go to others; 0 = none.
+    session_timeout: seconds without a heartbeat after which a member is lost that says nothing of it
+        itself; and the process's own patience with the broker.
+    rejoin_grace: seconds that such a member may take to come back under its name, when its connection is
+        gone, before its partitions go to others; 0 = none.
     queue_type: of the state queue.
     """
 
@@ -203,8 +204,9 @@ class PullTerm(Office):
         for hostname in self._queues:
             heard = self._heard.setdefault(hostname, now)
             member = self.coordinator.state.members.get(hostname)
-            leaving = member is not None and member.state is MemberState.LEAVING
-            if leaving and now - heard >= self._settings.session_timeout:
+            if member is None or member.state is not MemberState.LEAVING:
+                continue
+            if now - heard >= (member.session_timeout or self._settings.session_timeout):
                 for event in self._assignments.completes(hostname, 0):
                     self.happened(event)
 
@@ -218,8 +220,11 @@ class PullTerm(Office):
         if member.state is MemberState.LEAVING:
             for event in self._assignments.completes(hostname, 0):
                 self.happened(event)
-        elif now - self._gone_since.setdefault(queue, now) >= self._settings.rejoin_grace:
+        elif now - self._gone_since.setdefault(queue, now) >= self._grace(member):
             self.happened(ev.Observed(hostname, member.incarnation, exists=False, consumers=0))
+
+    def _grace(self, member: Member) -> float:
+        return member.rejoin_grace if member.session_timeout else self._settings.rejoin_grace
 
     async def _watch_lease(self) -> None:
         raise await self._lease.wait_lost()

@@ -8,7 +8,7 @@ queue that is exclusive to one connection and goes with it.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from pamqp.commands import Basic
@@ -45,10 +45,12 @@ _WRITE_ANEW: Final = 100_000
 """Reads after which the settings message is written anew, long before the delivery limit drops it."""
 
 _MOST_LATE: Final = 65_535
-_LOOKS: Final = 6
 _BETWEEN_LOOKS: Final = 0.02
-"""The settings are not there while somebody else reads them: so often, and so many seconds apart on average,
-are they looked for before they are taken for missing."""
+_LONGEST_BETWEEN: Final = 0.2
+_READ_WITHIN: Final = 30.0
+"""The settings are not there while somebody else reads them. So many seconds apart, more each time, are they
+looked for; and for so long, as a process that hangs while it has them keeps them until the broker gives its
+connection up."""
 _LOCK_WITHIN: Final = 120.0
 """Seconds to wait for whoever writes the settings: declaring thousands of quorum queues takes its time."""
 _HASH: Final = "x-consistent-hash"
@@ -68,10 +70,13 @@ async def agree(connection: Connection, group: str, wish: Mapping[str, Any] | No
     """
     wish = wish or {}
     wanted = GroupLayout.of(wish)
-    found = await read_layout(connection, group)
+    found = None
+    with suppress(CallTimeout):  # perhaps whoever began to create it is gone
+        found = await read_layout(connection, group)
     if found is None:
         async with locked(connection, group):
-            found = await read_layout(connection, group)
+            with suppress(CallTimeout):
+                found = await read_layout(connection, group)
             if found is None:
                 await declare(connection, group, wanted)
                 await write_layout(connection, group, wanted)
@@ -82,15 +87,15 @@ async def agree(connection: Connection, group: str, wish: Mapping[str, Any] | No
 
 
 async def read_layout(connection: Connection, group: str) -> GroupLayout | None:
-    """The group's layout, None where there is no such group. Raises ConfigError, BrokerError."""
+    """The group's layout, None where there is no such group.
+
+    Raises ConfigError; CallTimeout where the settings are not there for long although there is a place for
+    them; BrokerError.
+    """
     channel = await connection.open_channel()
     try:
-        for look in range(_LOOKS):
-            if look:
-                await asyncio.sleep(_BETWEEN_LOOKS * random.uniform(0.5, 1.5))
-            messages = await _all_of(channel, settings_queue(group))
-            if messages:
-                return await _newest(connection, channel, group, messages)
+        messages = await _taken(channel, group)
+        return await _newest(connection, channel, group, messages)
     except ChannelClosed as error:
         if error.code != _NOT_FOUND:
             raise
@@ -100,11 +105,20 @@ async def read_layout(connection: Connection, group: str) -> GroupLayout | None:
 
 
 async def write_layout(connection: Connection, group: str, layout: GroupLayout) -> None:
-    """Writes the settings; who reads them next drops the older ones. Call it `locked`. Raises BrokerError."""
+    """Writes the settings in the place of those that are there. Call it `locked`. Raises BrokerError.
+
+    The older ones are in our hands meanwhile, so that nobody reads them when the new ones are there.
+    """
     channel = await connection.open_channel()
     try:
+        if layout.version > 1:
+            older = await _taken(channel, group)
+        else:
+            older = await _all_of(channel, settings_queue(group))
         await channel.select_confirms()
         await channel.publish("", settings_queue(group), layout.encode(), _PERSISTENT, mandatory=True)
+        for message in older:
+            channel.ack(message.tag)
     finally:
         await channel.close()
 
@@ -122,12 +136,13 @@ async def declare(connection: Connection, group: str, layout: GroupLayout) -> No
         await channel.declare_exchange(write_exchange(group), "direct", durable=True)
         await channel.declare_exchange(own_exchange(group), "direct", durable=True)
         arguments = _queue_arguments(layout.queue_type)
-        await channel.declare_queue(settings_queue(group), durable=True, arguments=arguments, timeout=60)
         exclusive = arguments | {"x-single-active-consumer": True}
         # The calls are sent at once and answered in order.
         async with asyncio.timeout(_LOCK_WITHIN), asyncio.TaskGroup() as calls:
             for partition in range(layout.partitions):
                 calls.create_task(_declare_partition(channel, group, layout, partition, exclusive))
+        # Last: who finds it, finds the settings there, or somebody has them.
+        await channel.declare_queue(settings_queue(group), durable=True, arguments=arguments, timeout=60)
     except ExceptionGroup as errors:
         raise _translated(errors.exceptions[0], group) from errors
     except (ChannelClosed, ConnectionLost) as error:
@@ -156,8 +171,11 @@ async def unbind(connection: Connection, group: str, layout: GroupLayout) -> Non
         await channel.close()
 
 
-async def resize(connection: Connection, group: str, partitions: int) -> GroupLayout:
-    """Gives a group another number of partitions; what is in the present ones is handled first.
+async def resize(
+    connection: Connection, group: str, partitions: int, prefetch: int | None = None
+) -> GroupLayout:
+    """Gives a group another number of partitions, or another prefetch (None: the same); what is in the
+    present partitions is handled first.
 
     On return publishers have to use the new ones: theirs come back. The coordinator does the rest, and then
     the settings say nothing of the layout before any more (`previous`). Can be called again after a failure.
@@ -165,27 +183,30 @@ async def resize(connection: Connection, group: str, partitions: int) -> GroupLa
     Raises ConfigError where there is no such group, where it is being resized already to another number, and
     where its ingress is a hash exchange; BrokerError.
     """
+    def wished(present: GroupLayout) -> int:
+        return present.prefetch if prefetch is None else prefetch
+
     async with locked(connection, group):
         present = await read_layout(connection, group)
         if present is None:
             raise ConfigError(f"no pull group {group!r} on this broker")
         before = present.before()
         if before is not None:
-            if present.partitions != partitions:
+            if (present.partitions, present.prefetch) != (partitions, wished(present)):
                 raise ConfigError(
                     f"group {group} is being resized from {before.partitions} to {present.partitions}"
                     " partitions: wait until that is over (`partymq group describe` says how far it is)"
                 )
             await unbind(connection, group, before)
             return present
-        if present.partitions == partitions:
+        if (present.partitions, present.prefetch) == (partitions, wished(present)):
             return present
         if present.ingress == "hash-exchange":
             raise ConfigError(
                 f"group {group}: with ingress 'hash-exchange' the number of partitions is fixed, as the"
                 " broker can't change to other queues all at once; make another group and move to it"
             )
-        new = present.resized(partitions)
+        new = present.resized(partitions, prefetch)
         await declare(connection, group, new)
         await write_layout(connection, group, new)
         await unbind(connection, group, present)
@@ -297,6 +318,18 @@ async def _all_of(channel: Channel, queue: str) -> list[Message]:
     return messages
 
 
+async def _taken(channel: Channel, group: str) -> list[Message]:
+    """The settings, as soon as nobody else has them; the channel's end gives them back."""
+    clock = asyncio.get_running_loop().time
+    deadline, wait = clock() + _READ_WITHIN, _BETWEEN_LOOKS
+    while not (messages := await _all_of(channel, settings_queue(group))):
+        if clock() > deadline:
+            raise CallTimeout(f"group {group}: its settings were not to be had for {_READ_WITHIN:g} s")
+        await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+        wait = min(1.5 * wait, _LONGEST_BETWEEN)
+    return messages
+
+
 async def _newest(
     connection: Connection, channel: Channel, group: str, messages: list[Message]
 ) -> GroupLayout:
@@ -306,7 +339,10 @@ async def _newest(
     reads = (kept.properties.headers or {}).get("x-delivery-count")
     worn = isinstance(reads, int) and reads >= _WRITE_ANEW
     if worn:
-        await write_layout(connection, group, newest)
+        anew = await connection.open_channel()
+        await anew.select_confirms()
+        await anew.publish("", settings_queue(group), newest.encode(), _PERSISTENT, mandatory=True)
+        await anew.close()
     for message in messages:
         if message is not kept or worn:
             channel.ack(message.tag)

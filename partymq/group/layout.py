@@ -16,6 +16,10 @@ QueueType = Literal["quorum", "classic"]
 Ingress = Literal["publisher", "hash-exchange", "router"]
 
 _KEY_OF_HASH: Final = ("header", "routing_key")
+_LEAST_PREFETCH: Final = 8
+_MOST_PREFETCH: Final = 65_535
+_USUAL_PREFETCH: Final = 4_000
+_USUAL_PREFETCH_OF_ONE: Final = 250
 
 
 class _Key(msgspec.Struct, frozen=True):
@@ -33,6 +37,8 @@ class _Message(msgspec.Struct, frozen=True):
     ingress: str
     key: _Key
     previous: int = 0
+    prefetch: int = 0
+    previous_prefetch: int = 0
 
 
 _DECODE = msgspec.json.Decoder(_Message).decode
@@ -53,6 +59,12 @@ class GroupLayout:
         layout: number of the set of queues; 1, and one more with every change of `partitions`.
         version: of these settings; the highest one counts.
         previous: the number of partitions of the layout before, until that is empty; 0 = there is none.
+        prefetch: messages at most that a member has been delivered and has not acknowledged; split evenly
+            among the partitions, so that it holds even for a member that owns them all, but at least 8 a
+            partition. 0: 4,000, and 250 a partition at most. The same for all members, and for as long as
+            the queues: what an owner gives back of a quorum queue keeps its order only where the next one
+            takes as many.
+        previous_prefetch: the same of the layout before.
 
     Raises:
         ConfigError: one of them is not possible.
@@ -65,6 +77,8 @@ class GroupLayout:
     layout: int = 1
     version: int = 1
     previous: int = 0
+    prefetch: int = 0
+    previous_prefetch: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.partitions, int) or not 1 <= self.partitions <= MOST_PARTITIONS:
@@ -78,6 +92,8 @@ class GroupLayout:
         for name, number in (("layout", self.layout), ("version", self.version)):
             if number < 1:
                 raise ConfigError(f"{name} = {number}: allowed are 1 and more")
+        if not isinstance(self.prefetch, int) or not 0 <= self.prefetch <= 10_000_000:
+            raise ConfigError(f"prefetch = {self.prefetch!r}: allowed are 0 (the usual) to 10000000")
         sources = {"publisher": ("header",), "hash-exchange": _KEY_OF_HASH}.get(self.ingress)
         if sources is not None and self.key.source not in sources:
             raise ConfigError(
@@ -101,7 +117,7 @@ class GroupLayout:
         """Raises ConfigError where something else is wished than what is, naming both."""
         for name, wished in wish.items():
             found = getattr(self, name)
-            if name == "partitions" and self.layout > 1:
+            if name in ("partitions", "prefetch") and self.layout > 1:
                 continue  # resized since it was created
             if name == "key":
                 found, wished = key_text(found), key_text(wished)
@@ -111,25 +127,40 @@ class GroupLayout:
                     f" {name} = {found!r}: use that, leave the setting out, or take another group"
                 )
 
-    def resized(self, partitions: int) -> Self:
-        """The next layout, with another number of partitions."""
+    def resized(self, partitions: int, prefetch: int | None = None) -> Self:
+        """The next layout: queues of another number, or for another prefetch (None: the same)."""
         return replace(
             self,
             partitions=partitions,
+            prefetch=self.prefetch if prefetch is None else prefetch,
             layout=self.layout + 1,
             version=self.version + 1,
             previous=self.partitions,
+            previous_prefetch=self.prefetch,
         )
 
     def before(self) -> Self | None:
         """The layout before, while it is being emptied."""
         if not self.previous:
             return None
-        return replace(self, partitions=self.previous, layout=self.layout - 1, previous=0)
+        return replace(
+            self,
+            partitions=self.previous,
+            prefetch=self.previous_prefetch,
+            layout=self.layout - 1,
+            previous=0,
+            previous_prefetch=0,
+        )
 
     def settled(self) -> Self:
         """The same when the layout before is no more."""
-        return replace(self, version=self.version + 1, previous=0)
+        return replace(self, version=self.version + 1, previous=0, previous_prefetch=0)
+
+    @property
+    def prefetch_of_one(self) -> int:
+        """The prefetch of each partition."""
+        share = max((self.prefetch or _USUAL_PREFETCH) // self.partitions, _LEAST_PREFETCH)
+        return min(share, _MOST_PREFETCH if self.prefetch else _USUAL_PREFETCH_OF_ONE)
 
     @property
     def common(self) -> int:
@@ -154,6 +185,7 @@ class GroupLayout:
             "queue_type": self.queue_type,
             "ingress": self.ingress,
             "key": key_text(self.key),
+            "prefetch": self.prefetch or _USUAL_PREFETCH,
             "layout": self.layout,
             "version": self.version,
         } | ({"resized_from": self.previous} if self.previous else {})
@@ -162,7 +194,15 @@ class GroupLayout:
         """The settings message."""
         key = _Key(self.key.source, "" if self.key.source == "routing_key" else self.key.name)
         message = _Message(
-            self.version, self.layout, self.partitions, self.queue_type, self.ingress, key, self.previous
+            self.version,
+            self.layout,
+            self.partitions,
+            self.queue_type,
+            self.ingress,
+            key,
+            self.previous,
+            self.prefetch,
+            self.previous_prefetch,
         )
         return msgspec.json.encode(message)
 
@@ -183,10 +223,12 @@ class GroupLayout:
             message.layout,
             message.version,
             message.previous,
+            message.prefetch,
+            message.previous_prefetch,
         )
 
 
-WISHES: Final = ("partitions", "queue_type", "ingress", "key")
+WISHES: Final = ("partitions", "queue_type", "ingress", "key", "prefetch")
 """The settings that somebody can wish for a group."""
 
 

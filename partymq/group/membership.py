@@ -21,7 +21,7 @@ have said in that time is still to be heard. Less where patience is short, but n
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When patience ends; all in seconds."""
+    """When patience ends; all in seconds. What a member has said of itself counts more."""
 
     expires_after: float = 120.0
     """Without a heartbeat, a member is lost."""
@@ -79,8 +79,8 @@ class Membership:
         match call:
             case Bind(hostname):
                 return self._bind(hostname, request_id, now)
-            case Ready(hostname, queue):
-                return self._ready(hostname, queue, request_id, now)
+            case Ready():
+                return self._ready(call, request_id, now)
             case Unbind(hostname):
                 member = self._members.get(hostname)
                 if member is not None and member.unbind_request != request_id:
@@ -97,7 +97,7 @@ class Membership:
     def tick(self, now: float) -> None:
         """Let time pass: members expire, are set aside, recover."""
         timing = self._timing
-        if now - self._last_tick > min(_LONG_GAP, max(1.0, timing.expires_after / 2)):
+        if now - self._last_tick > min(_LONG_GAP, max(1.0, self._shortest() / 2)):
             self.forgive(now)
         self._last_tick = now
         for hostname, member in self._members.items():
@@ -217,7 +217,8 @@ class Membership:
         self.watches[hostname].heard = now
         return Status.OK
 
-    def _ready(self, hostname: str, queue: str | None, request_id: str, now: float) -> Status:
+    def _ready(self, call: Ready, request_id: str, now: float) -> Status:
+        hostname = call.hostname
         member = self._members.get(hostname)
         if member is None or member.state in GONE:
             return Status.NOT_BOUND
@@ -227,7 +228,8 @@ class Membership:
             return Status.ALREADY_READY
         member.ready_request = request_id
         self.watches[hostname].heard = now
-        self._use_queue(member, queue)
+        self._use_queue(member, call.queue)
+        member.session_timeout, member.rejoin_grace = call.session_timeout, call.rejoin_grace
         return Status.OK
 
     @staticmethod
@@ -260,20 +262,33 @@ class Membership:
         self.changed = True
         return True
 
+    def _expires_after(self, member: Member) -> float:
+        own = member.session_timeout
+        return own + member.rejoin_grace if own else self._timing.expires_after
+
+    def _pending_expires_after(self, member: Member) -> float:
+        own = member.session_timeout
+        return max(own, member.rejoin_grace) if own else self._timing.pending_expires_after
+
+    def _shortest(self) -> float:
+        """The least time in which anybody expires."""
+        return min(map(self._expires_after, self._members.values()), default=self._timing.expires_after)
+
     def _expired(self, member: Member, watch: Watch, now: float) -> bool:
         match member.state:
             case MemberState.PENDING:
-                return now - watch.entered >= self._timing.pending_expires_after
+                return now - watch.entered >= self._pending_expires_after(member)
             case MemberState.REBINDING:
-                if now - watch.entered >= self._timing.pending_expires_after:
+                if now - watch.entered >= self._pending_expires_after(member):
                     return True
             case MemberState.SET_ASIDE:
                 # Nothing it does by itself will help; told to bind again, it will bind its queue again, too.
-                if member.reason is SetAside.RETURNED and now - watch.entered >= self._timing.expires_after:
+                gone = now - watch.entered >= self._expires_after(member)
+                if member.reason is SetAside.RETURNED and gone:
                     return True
             case MemberState.LEAVING | MemberState.LOST:
                 return False
-        return now - watch.heard >= self._timing.expires_after
+        return now - watch.heard >= self._expires_after(member)
 
     def _recover(self, hostname: str, now: float) -> None:
         watch = self.watches[hostname]

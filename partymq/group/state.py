@@ -94,6 +94,10 @@ class Member(msgspec.Struct, omit_defaults=True):
 
     While `queue` is not known it may be one of them."""
     reason: SetAside = SetAside.NONE
+    session_timeout: float = 0.0
+    """Seconds without a word after which it is dead; 0 = it did not say."""
+    rejoin_grace: float = 0.0
+    """Seconds that it may take to come back under its name; counts where it has said its timeout."""
     bind_request: str = ""
     ready_request: str = ""
     unbind_request: str = ""

@@ -28,10 +28,16 @@ class Bind(msgspec.Struct, frozen=True, tag="bind"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """A bound member can receive from now on. `queue`: the name of its queue, where it says so."""
+    """A bound member can receive from now on. `queue`: the name of its queue, where it says so.
+
+    A member of a pull group says, too, after how many seconds without a word it is to be taken for dead, and
+    how many it may take to come back under its name before others get its partitions.
+    """
 
     hostname: str
     queue: str | None = None
+    session_timeout: float = 0.0
+    rejoin_grace: float = 0.0
 
 
 class Unbind(msgspec.Struct, frozen=True, tag="unbind"):

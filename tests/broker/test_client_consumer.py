@@ -78,7 +78,9 @@ class Partitions:
         return found
 
     def consumer(self, handle: Callable[..., Any], **settings: Any) -> tuple[Consumer, StaticOwnership]:
-        ownership = StaticOwnership(settings.pop("url", self.url), self.owned)
+        ownership = StaticOwnership(
+            settings.pop("url", self.url), self.owned, prefetch=settings.pop("prefetch", 250)
+        )
         settings.setdefault("retry", RetryPolicy(first_delay=0.01, max_attempts=3))
         consumer = Consumer(self.url, group=GROUP, ownership=ownership, **settings)
         consumer.handler(handle)
@@ -158,7 +160,7 @@ async def test_a_slow_key_holds_back_only_itself(opened: Partitions):
         await opened.publish("slow", f"slow {number}")
     for number in range(40):
         await opened.publish(f"key-{number % 7}", str(number))
-    consumer, _ = opened.consumer(handle, prefetch_per_partition=10, concurrency=4)
+    consumer, _ = opened.consumer(handle, prefetch=10, concurrency=4)
     async with consumer:
         await until(lambda: len(seen) == 40)
         release.set()
@@ -507,7 +509,7 @@ async def test_partitions_that_move_to_and_fro_under_load_keep_every_promise(
                 tokens[owned.number] += 1
                 gained.append(Owned(owned.number, owned.queue, tokens[owned.number]))
             taker.partitions += gained
-            await taker.owner.gained(Gain(taker.connection, gained, 4, make_finder(KeyRule())))
+            await taker.owner.gained(Gain(taker.connection, gained, 4, make_finder(KeyRule()), 250))
         await publishing
         await until(lambda: sum(map(len, seen.values())) == 720, 20)
     assert seen == {f"key-{key}": list(range(60)) for key in range(12)}

@@ -97,7 +97,7 @@ async def test_when_the_coordinator_dies_another_member_coordinates(join: Join) 
 async def test_a_silent_member_is_lost_and_joins_again_when_it_speaks(
     vhost: Vhost, join: Join, journal: Journal, tcp_proxy: TcpProxy
 ) -> None:
-    one = join("one", session_timeout=2.0)
+    one = join("one")
     await until(lambda: shared(one), one)
     two = join("two", tcp_proxy.url(vhost.amqp_url), session_timeout=2.0)
     await until(lambda: shared(one, two), one, two)
@@ -129,7 +129,7 @@ async def test_a_rolling_restart_under_the_same_names_moves_nothing(join: Join, 
 async def test_within_the_grace_a_killed_member_gets_its_own_back_and_after_it_others_do(
     join: Join, journal: Journal
 ) -> None:
-    one, two = join("one", rejoin_grace=1.5), join("two", rejoin_grace=1.5)
+    one, two = join("one"), join("two", rejoin_grace=1.5)  # it is the member's own word that counts
     await until(lambda: shared(one, two), one, two)
     had, kept = set(two.tokens), dict(one.tokens)
     two.kill()

@@ -58,11 +58,12 @@ async def test_order_is_kept_and_nothing_is_repeated_while_a_group_is_resized_ag
         for member in members:
             start(member, seen.handle)
         publishing = asyncio.create_task(publish(vhost.amqp_url, wish, rounds, 0.05))
-        for partitions in (8, 5):
+        for partitions, prefetch in ((8, 64), (5, None)):
             while seen.count < KEYS:
                 await asyncio.sleep(0.02)
-            await resize(connection, "g", partitions)
-            assert (await over(connection)).partitions == partitions
+            await resize(connection, "g", partitions, prefetch)
+            layout = await over(connection)
+            assert (layout.partitions, layout.prefetch) == (partitions, 64)
         await publishing
         while seen.count < rounds * KEYS:
             await asyncio.sleep(0.02)
@@ -197,10 +198,12 @@ async def test_what_can_not_be_resized_is_said(vhost: Vhost) -> None:
         await resize(connection, "g", 4)
     await agree(connection, "g", {"partitions": 2, "queue_type": "classic"})
     assert (await resize(connection, "g", 2)).layout == 1
-    await resize(connection, "g", 3)
-    assert (await resize(connection, "g", 3)).previous == 2, "again, after a failure"
+    await resize(connection, "g", 3, 90)
+    assert (await resize(connection, "g", 3, 90)).previous == 2, "again, after a failure"
     with pytest.raises(ConfigError, match="from 2 to 3"):
         await resize(connection, "g", 4)
+    with pytest.raises(ConfigError, match="from 2 to 3"):
+        await resize(connection, "g", 3, 80)
     await connection.close()
 
 

@@ -17,6 +17,7 @@ from partymq.client.handlers import decoder_for, make_handler
 from partymq.client.message import Lost, Message, Raw
 from partymq.client.settings import ConsumerSettings
 from partymq.errors import ConfigError, ConnectionLost, Undecodable
+from partymq.group.layout import GroupLayout
 from tests.unit.raw_content import short_string
 
 
@@ -203,16 +204,19 @@ async def test_a_retry_policy_that_is_not_possible_is_refused(wrong: dict[str, A
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"concurrency": 0}, {"threads": 0}, {"prefetch": 0}, {"ack_interval": 2}, {"on_failure": "drop"}],
+    [{"concurrency": 0}, {"threads": 0}, {"ack_interval": 2}, {"on_failure": "drop"}],
 )
 async def test_settings_that_are_not_possible_are_refused(wrong: dict[str, Any]):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ConsumerSettings(**wrong)
 
 
-async def test_the_prefetch_is_split_among_all_partitions_of_the_group():
-    settings = ConsumerSettings(prefetch=4000, prefetch_per_partition=250)
-    assert [settings.prefetch_of(total) for total in (1, 16, 64, 1000)] == [250, 250, 62, 8]
+def test_the_prefetch_is_split_among_all_partitions_of_the_group():
+    of_one = [GroupLayout(total).prefetch_of_one for total in (1, 16, 64, 1000)]
+    assert of_one == [250, 250, 62, 8]
+    of_one = [GroupLayout(total, prefetch=1000).prefetch_of_one for total in (1, 16, 64, 1000)]
+    assert of_one == [1000, 62, 15, 8]
+    assert GroupLayout(1, prefetch=100_000).prefetch_of_one == 65_535
 
 
 async def test_a_message_that_is_given_up_says_where_it_came_from_and_why():

@@ -165,6 +165,15 @@ def test_settings_of_a_group_are_read_as_they_were_written() -> None:
     layout = GroupLayout(12, "classic", "hash-exchange", KeyRule("routing_key"), 2, 5)
     assert GroupLayout.decode(layout.encode()) == layout
     assert layout.resized(24) == GroupLayout(24, "classic", "hash-exchange", KeyRule("routing_key"), 3, 6, 12)
+    slower = layout.resized(12, prefetch=96)
+    assert GroupLayout.decode(slower.encode()) == slower
+    before = slower.before()
+    assert before is not None
+    assert (before.layout, before.prefetch_of_one, slower.prefetch_of_one) == (2, 250, 8)
+    assert (slower.settled().previous, slower.settled().prefetch_of_one) == (0, 8)
+    slower.check("g", {"prefetch": 50})  # that of its creation does not count any more
+    with pytest.raises(ConfigError, match="prefetch = 50 is set here"):
+        GroupLayout().check("g", {"prefetch": 50})
     assert (GroupLayout().queue("g", 3), layout.queue("g", 3)) == (
         "partymq.g.q.partition-3",
         "partymq.g.q.v2.partition-3",

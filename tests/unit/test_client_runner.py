@@ -238,7 +238,7 @@ async def test_handlers_that_never_wait_let_others_have_their_turn():
 
     async def handle(message: Message) -> None: ...
 
-    world = World(handle, prefetch_per_partition=1000)
+    world = World(handle)
     world.deliver(*(str(number) for number in range(500)))
     while world.runner.handled < 500:
         handled_at_turn.append(world.runner.handled)

@@ -42,9 +42,9 @@ class Life:
         assert self.call(Ready(hostname, queue)) is Status.OK
         return self.state.members[hostname]
 
-    def where(self) -> MemberState:
-        """The state of a."""
-        return self.state.members["a"].state
+    def where(self, hostname: str = "a") -> MemberState:
+        """The state of a member."""
+        return self.state.members[hostname].state
 
     def waits(self, seconds: float) -> None:
         end = self.now + seconds
@@ -265,6 +265,42 @@ def test_with_short_patience_a_shorter_gap_is_our_own_fault() -> None:
     assert life.where() is S.READY
     life.waits(2)
     assert life.where() is S.LOST
+
+
+def test_a_member_s_own_patience_counts_more_and_is_saved() -> None:
+    life = Life()
+    life.joins("slow")
+    life.call(Bind("quick"))
+    life.call(Ready("quick", "queue", session_timeout=3.0, rejoin_grace=2.0))
+    life.state = decode_state(encode_state(life.state))
+    life.membership = Membership(life.state, TIMING)
+    life.membership.start(life.now, 1e9)
+    life.waits(4)
+    assert life.where("quick") is S.READY
+    life.waits(1)
+    assert life.where("quick") is S.LOST
+    life.waits(24)
+    assert life.where("slow") is S.READY
+
+
+def test_a_member_comes_back_in_its_own_time() -> None:
+    life = Life()
+    life.call(Bind("a"))
+    life.call(Ready("a", "queue", session_timeout=3.0, rejoin_grace=60.0))
+    life.call(Bind("a"))
+    life.waits(59)
+    assert life.where() is S.REBINDING
+    life.waits(1)
+    assert life.where() is S.LOST
+
+
+def test_a_gap_is_measured_by_the_shortest_patience() -> None:
+    life = Life()
+    life.call(Bind("a"))
+    life.call(Ready("a", "queue", session_timeout=1.0))
+    life.now += 1.5
+    life.membership.tick(life.now)
+    assert life.where() is S.READY
 
 
 def test_a_new_coordinator_gives_everybody_the_full_time() -> None:
