@@ -26,6 +26,7 @@ from partymq.coordinator.candidate import Candidate, heartbeat_for
 from partymq.coordinator.commands import CommandClient
 from partymq.coordinator.pull import PullSettings
 from partymq.coordinator.pull_topology import agree, finder, read_layout
+from partymq.coordinator.reconnect import Backoff
 from partymq.errors import (
     BrokerError,
     ConfigError,
@@ -58,8 +59,6 @@ _ASK_AGAIN: Final = 0.05
 """Seconds until the coordinator is asked again that could not be."""
 _FIRST_WAIT: Final = 0.05
 _LONGEST_WAIT: Final = 5.0
-_LIVED: Final = 10.0
-"""Seconds after which a connection counts as having worked: the next failure is a new one."""
 _LONGEST_NAME: Final = 255
 _BEATS: Final = 3
 """Heartbeats in a session timeout."""
@@ -207,7 +206,7 @@ class Membership:
 
     async def _belong(self, owner: Owner, stand: Callable[[GroupLayout], None]) -> None:
         """Join, again and again, until it is time to leave."""
-        wait = _FIRST_WAIT
+        backoff = Backoff(_LONGEST_WAIT, _FIRST_WAIT)
         leaving = asyncio.create_task(self._leaving.wait())
         try:
             while not leaving.done():
@@ -220,10 +219,7 @@ class Membership:
                     if leaving.done():
                         _log.warning("left without a word", group=self._group, reason=str(error))
                         return
-                    if monotonic() - began >= _LIVED:
-                        wait = _FIRST_WAIT
-                    pause = wait * random.uniform(0.5, 1.0)
-                    wait = min(2 * wait, _LONGEST_WAIT)
+                    pause = backoff.pause(monotonic() - began, random.random())
                     _log.warning(
                         "no member any more; joining again",
                         group=self._group,
