@@ -61,7 +61,10 @@ def set_up(settings: LogSettings, stream: TextIO | None = None) -> None:
 def _rendering(form: str, stream: TextIO) -> list[Processor]:
     render: Callable[[Any, str, EventDict], Any]
     if form == "console":
-        render = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        # Other tracebacks of structlog's show what variables hold: messages, passwords.
+        render = structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
         return [_drop_colour, _masked(render)]
     render = structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
     return [_drop_colour, structlog.processors.format_exc_info, _event_first, _masked(render)]

@@ -69,6 +69,22 @@ def test_passwords_in_urls_are_masked_wherever_they_stand(form):
     assert "amqp://me:***@host/v" in text
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_does_not_show_what_variables_hold(form):
+    stream = logged(form)
+
+    def handle(body: str) -> None:
+        assert body
+        raise ValueError("no price")
+
+    try:
+        handle("card" + " " + "4111")
+    except ValueError as error:
+        get_logger("x").error("failed", exc_info=error)
+    assert "ValueError: no price" in stream.getvalue()
+    assert "card 4111" not in stream.getvalue()
+
+
 def test_what_is_below_the_level_is_left_out():
     stream = logged("json", "warning")
     get_logger("x").info("no")
