@@ -21,7 +21,7 @@ from partymq.client.failure import (
     TRACEBACK_HEADER,
 )
 from partymq.client.message import Raw
-from partymq.client.parking import SEQUENCE_HEADER, sift
+from partymq.client.parking import SEQUENCE_HEADER, sequence, sift
 from partymq.coordinator.pull_topology import read_layout
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ProtocolError
 from partymq.group.layout import GroupLayout
@@ -201,13 +201,14 @@ async def purge(connection: Connection, group: str) -> int:
 
 
 async def parked_keys(connection: Connection, group: str) -> list[ParkedKey]:
-    """The parked keys of a group, those that were parked first in front. Raises BrokerError."""
+    """The parked keys of a group. Raises BrokerError."""
     found: dict[str, list[Raw]] = {}
     for raw in await sift(connection, parked_queue(group), lambda _: True):
         found.setdefault(DeadLetter(0, raw).key or "", []).append(raw)
     keys = []
     for key, raws in found.items():
-        told = DeadLetter(0, raws[0]).describe()
+        # Members that die while they look put the messages back in another order.
+        told = DeadLetter(0, min(raws, key=sequence)).describe()
         keys.append(ParkedKey(key, told["partition"], len(raws), told["reason"], told["error"]))
     return keys
 

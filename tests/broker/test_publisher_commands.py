@@ -13,6 +13,7 @@ from partymq.amqp.connection import connect
 from partymq.amqp.url import BrokerUrl
 from partymq.cli import app
 from partymq.client.failure import ATTEMPTS_HEADER, ERROR_HEADER, KEY_HEADER, PARTITION_HEADER
+from partymq.client.parking import SEQUENCE_HEADER
 from partymq.errors import ConfigError, GroupError, UnknownGroup
 from partymq.group.names import dead_letter_queue, parked_queue
 from partymq.group.partitioner import partition_of
@@ -49,7 +50,8 @@ def put(vhost: Vhost, queue: str, *messages: tuple[str, bytes]) -> None:
                 KEY_HEADER: key,
                 PARTITION_HEADER: str(partition_of(key.encode(), 4)),
                 ATTEMPTS_HEADER: "5",
-                ERROR_HEADER: "ValueError: no",
+                SEQUENCE_HEADER: body.decode(),
+                ERROR_HEADER: f"ValueError: {body.decode()}",
             }
             properties = Basic.Properties(headers=headers, delivery_mode=2)
             await channel.publish("", queue, body, properties, mandatory=True)
@@ -66,10 +68,10 @@ def test_dead_letters_are_looked_at_replayed_and_dropped(
     put(vhost, dead_letter_queue(GROUP), ("a", b"1"), ("b", b"2"), ("a", b"3"), ("c", b"4"))
     listed = json.loads(command("dlq", "list", GROUP, "--json"))
     assert [(one["place"], one["key"], one["error"]) for one in listed] == [
-        (1, "a", "ValueError: no"),
-        (2, "b", "ValueError: no"),
-        (3, "a", "ValueError: no"),
-        (4, "c", "ValueError: no"),
+        (1, "a", "ValueError: 1"),
+        (2, "b", "ValueError: 2"),
+        (3, "a", "ValueError: 3"),
+        (4, "c", "ValueError: 4"),
     ]
     assert "4 of 4 dead letters" in command("dlq", "list", GROUP)
     assert command("dlq", "show", GROUP, "3").endswith("\n3\n")
@@ -89,9 +91,12 @@ def test_dead_letters_are_looked_at_replayed_and_dropped(
 
 def test_parked_keys_are_listed_and_one_that_is_not_parked_is_said(vhost: Vhost, command: Command) -> None:
     command("group", "create", GROUP, "--partitions", "4", "--queue-type", "classic")
-    put(vhost, parked_queue(GROUP), ("a", b"1"), ("b", b"2"), ("a", b"3"))
+    put(vhost, parked_queue(GROUP), ("a", b"3"), ("b", b"2"), ("a", b"1"))
     listed = json.loads(command("parked", "list", GROUP, "--json"))
-    assert [(one["key"], one["messages"]) for one in listed] == [("a", 2), ("b", 1)]
+    assert [(one["key"], one["messages"], one["error"]) for one in listed] == [
+        ("a", 2, "ValueError: 1"),  # that of the first one, wherever it lies
+        ("b", 1, "ValueError: 2"),
+    ]
     with pytest.raises(ConfigError, match="not parked: z"):
         command("parked", "release", GROUP, "z")
     with pytest.raises(GroupError, match="still parked: a"):
