@@ -9,7 +9,7 @@ from typing import Any, Final
 from partymq.amqp.connection import Connection
 from partymq.client.hooks import Hooks
 from partymq.client.outlet import Outlet
-from partymq.client.ownership import Gain, Owned
+from partymq.client.ownership import Ended, Gain, Owned
 from partymq.client.parking import Parking
 from partymq.client.partition import Partition
 from partymq.client.runner import Runner
@@ -48,6 +48,8 @@ class Holdings:
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle_since: dict[int, float] = {}
+        self._hooking = asyncio.Lock()
+        """Held while `on_assigned` or `on_revoked` is awaited: a user's hooks do not overlap."""
         self._clock = asyncio.get_running_loop().time
 
     def __repr__(self) -> str:
@@ -72,7 +74,8 @@ class Holdings:
             assert self._runner.parking is not None
             parking = self._runner.parking
         await parking.learn(gain.partitions, gain.total if gain.computed else None)
-        await self._hooks.call_assigned([owned.number for owned in gain.partitions])
+        async with self._hooking:
+            await self._hooks.call_assigned([owned.number for owned in gain.partitions])
         terms = _Terms(gain.connection, gain.key, gain.prefetch)
         opened = await asyncio.gather(
             *(self._first_open(owned, terms) for owned in gain.partitions), return_exceptions=True
@@ -94,8 +97,9 @@ class Holdings:
         self._idle_since = empty
         return [identity for identity, since in empty.items() if now - since >= _IDLE]
 
-    async def revoke(self, partitions: Collection[int]) -> None:
+    async def revoke(self, partitions: Collection[int], ended: Ended | None = None) -> None:
         """See `Owner`."""
+        tell: Ended = ended or (lambda _: None)
         opening = [self._opening.pop(number) for number in partitions if number in self._opening]
         for task in opening:
             task.cancel()
@@ -104,13 +108,27 @@ class Holdings:
         for partition in leaving:
             partition.drop()
         self._runner.pump()
-        await asyncio.gather(*(partition.quiesce() for partition in leaving))
-        kept = [partition for partition in leaving if not partition.lost.is_set()]
-        await self._hooks.call_revoked([partition.owned.number for partition in kept])
+        tell(set(partitions).difference(partition.owned.id for partition in leaving))
+        running = {self._task(partition.quiesce()): partition for partition in leaving}
+        try:
+            while running:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                quiet = [running.pop(task) for task in done]
+                await self._give_back(quiet)
+                tell([partition.owned.id for partition in quiet])
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _give_back(self, quiet: Sequence[Partition]) -> None:
+        """Of these nothing runs any more."""
+        kept = [partition for partition in quiet if not partition.lost.is_set()]
+        async with self._hooking:
+            await self._hooks.call_revoked([partition.owned.number for partition in kept])
         await asyncio.gather(*(partition.close() for partition in kept))
         if self._runner.parking is not None:
-            self._runner.parking.forget([partition.owned.id for partition in leaving])
-        for partition in leaving:
+            self._runner.parking.forget([partition.owned.id for partition in quiet])
+        for partition in quiet:
             if self._partitions.get(partition.owned.id) is partition:
                 del self._partitions[partition.owned.id]
 
@@ -185,7 +203,8 @@ class Holdings:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_RETRY)
             try:
-                await self._hooks.call_assigned([owned.number])
+                async with self._hooking:
+                    await self._hooks.call_assigned([owned.number])
                 await self._open(owned, terms)
             except Exception as error:
                 _log.warning("a partition still can't be consumed", partition=owned.number, error=str(error))

@@ -1,8 +1,9 @@
 """Being a member of a pull group: how a consumer comes to own partitions, and gives them up.
 
 A member joins with `bind` and `ready`, which name its control queue; from then on the coordinator tells it
-there what to consume, and it does so: `Duties` says what is next, one task does it. When the connection is
-lost, everything is, and the member joins again on a new one.
+there what to consume, and it does so: `Duties` says what is next, and each step is a task of its own, so that
+a handler that takes long holds back its partition alone. When the connection is lost, everything is, and the
+member joins again on a new one.
 
 With `coordinator="embedded"` it stands by to coordinate the group besides, on a connection of its own.
 
@@ -13,7 +14,7 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Final, Literal
@@ -185,10 +186,7 @@ class Membership:
                 for task in candidacy:
                     task.cancel()
         except BaseExceptionGroup as errors:
-            error: BaseException = errors
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            raise error from None
+            raise _first(errors) from None
 
     async def _stand(self, layout: GroupLayout) -> None:
         settings = PullSettings(
@@ -352,26 +350,39 @@ class Membership:
     async def _work(self, session: _Session, owner: Owner) -> None:
         """Do what the assignments ask for; returns when it is leaving and owns nothing."""
         duties = session.duties
-        while True:
-            session.news.clear()
-            self._check_standing(duties)
-            step = duties.next()
-            match step:
-                case Take(partitions):
-                    for gain in await self._gains(session, partitions):
-                        await owner.gained(gain)
-                    duties.held(partitions)
-                case GiveUp(partitions):
-                    await owner.revoke(partitions)
-                    duties.gave_up(partitions)
-            for handover, released in duties.released():
-                session.commands.tell(
-                    Released(self.name, session.commands.control, handover, tuple(released), duties.epoch)
-                )
-            if step is None:
-                if duties.leaving:
-                    return
-                await session.news.wait()
+        try:
+            async with asyncio.TaskGroup() as steps:
+                while not (duties.leaving and duties.nothing_left):
+                    session.news.clear()
+                    self._check_standing(duties)
+                    while (step := duties.next()) is not None:
+                        duties.begun(step)
+                        steps.create_task(self._do(session, owner, step))
+                    self._report(session)
+                    await session.news.wait()
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
+        self._report(session)
+
+    async def _do(self, session: _Session, owner: Owner, step: Take | GiveUp) -> None:
+        def ended(partitions: Collection[int]) -> None:
+            session.duties.gave_up(partitions)
+            session.news.set()
+
+        match step:
+            case Take(partitions):
+                for gain in await self._gains(session, partitions):
+                    await owner.gained(gain)
+                session.duties.held(partitions)
+                session.news.set()
+            case GiveUp(given):
+                await owner.revoke(given, ended)
+                ended(given)
+
+    def _report(self, session: _Session) -> None:
+        duties, commands = session.duties, session.commands
+        for handover, ended in duties.released():
+            commands.tell(Released(self.name, commands.control, handover, ended, duties.epoch))
 
     def _check_standing(self, duties: Duties) -> None:
         if duties.leaving or duties.standing is Standing.MEMBER:
@@ -445,3 +456,11 @@ class Membership:
             await self._call(session, call, Status.ALREADY_PENDING)
         except (BrokerError, GroupError) as error:
             _log.info("nobody was told that this member leaves", group=self._group, reason=str(error))
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of several errors, which usually have one cause."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

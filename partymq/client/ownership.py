@@ -5,14 +5,15 @@ gets and has to give up. The consumer only ever handles messages of partitions i
 
 The order of calls, of which an Ownership must keep the promises:
 
-* `gained` and `revoke` calls are awaited one after the other, in the order of the assignments;
-* a partition is reported as released only after `revoke` for it has returned: then its handlers have ended,
-  what they did is acknowledged, and the rest is back in its queue;
-* `lost` is called at once (synchronously) when the connection is gone; it ends a `gained` or `revoke` that is
+* for each partition, `gained` and `revoke` are called in turn, each after the other has ended; calls for
+  different partitions may be under way at the same time;
+* a partition is reported as released only after `revoke` has said that it has ended, or has returned: then
+  its handlers have ended, what they did is acknowledged, and the rest is back in its queue;
+* `lost` is called at once (synchronously) when the connection is gone; it ends every `gained` or `revoke`
   under way (they raise BrokerError or return), and nothing is owned any more until the next `gained`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,9 @@ from partymq.amqp.connection import Connection
 from partymq.errors import BrokerError
 from partymq.group.key import KeyFinder
 from partymq.group.names import partition_id
+
+Ended = Callable[[Collection[int]], None]
+"""Is told the ids of partitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +86,11 @@ class Owner(Protocol):
         """Those of these partitions (ids) of which it has had nothing for a while: no message that is not
         acknowledged."""
 
-    async def revoke(self, partitions: Collection[int]) -> None:
+    async def revoke(self, partitions: Collection[int], ended: Ended | None = None) -> None:
         """Gives partitions (ids) up: starts nothing more, waits for what is running (as long as that takes),
-        acknowledges it, and gives the rest back. Those that are not owned are passed over. Never raises a
-        BrokerError: a connection that is lost meanwhile has given them up as well."""
+        acknowledges it, and gives the rest back; `ended` is told of each as soon as that is so, in one call
+        or several. Those that are not owned have ended already. Never raises a BrokerError: a connection that
+        is lost meanwhile has given them up as well."""
 
     def lost(self, error: BrokerError) -> None:
         """The connection is gone, and all partitions with it. Idempotent."""

@@ -161,12 +161,13 @@ class PullTerm(Office):
             case Heartbeat(hostname, queue=queue) as heartbeat:
                 if queue is not None:
                     self._heartbeat(hostname, queue, heartbeat)
-            case Released(hostname, queue, handover, epoch=epoch):
+            case Released(hostname, queue, handover, partitions, epoch):
                 if self._queues.get(hostname) == queue:
                     self._heard[hostname] = self._clock()
                     if handover and epoch != self._lease.epoch:
                         return  # it answers another coordinator, whose hand-overs had the same numbers
-                    for event in self._assignments.completes(hostname, handover):
+                    given = partitions if handover else None
+                    for event in self._assignments.completes(hostname, handover, given):
                         self.happened(event)
             case Ready(_, None):
                 answer(Reply(command.request_id, Status.NOT_BOUND))

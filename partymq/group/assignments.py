@@ -52,17 +52,24 @@ class Assignments:
                 self._revoked.pop(number, None)
         return False
 
-    def completes(self, hostname: str, handover: int) -> list[Released]:
-        """What a member's word means that it has given up what it was to; 0 means all of it.
+    def completes(self, hostname: str, handover: int, given: Collection[int] | None = None) -> list[Released]:
+        """What a member's word means that it has given up what it was to; hand-over 0 means all of it.
 
-        Its partitions stay out of its assignment until the coordinator has taken note (`done`).
+        `given`: the ids of what it has given up of that hand-over, None for all. The partitions stay out of
+        its assignment until the coordinator has taken note (`done`); for the rest of a hand-over it begins
+        another one.
         """
-        return [
-            # Of a leaving member all goes, even what it got at the very end.
-            Released(number, partitions=None if revoked.all else revoked.partitions)
-            for number, revoked in self._revoked.items()
-            if revoked.hostname == hostname and handover in (0, number)
-        ]
+        completed = []
+        for number, revoked in self._revoked.items():
+            if revoked.hostname != hostname or handover not in (0, number):
+                continue
+            part = tuple(n for n in revoked.partitions if given is None or self._state.id_of(n) in given)
+            if len(part) == len(revoked.partitions):
+                # Of a leaving member all goes, even what it got at the very end.
+                completed.append(Released(number, partitions=None if revoked.all else part))
+            elif part:
+                completed.append(Released(number, partitions=part))
+        return completed
 
     def done(self, event: Event) -> None:
         """The coordinator has handled this event."""
@@ -110,4 +117,6 @@ class Assignments:
         retiring: Collection[int] = (),
     ) -> Assignment:
         ending = [identity for identity in retiring if identity in partitions]
-        return Assignment(self._epoch, self._state.generation, standing, partitions, revoke, ending)
+        return Assignment(
+            self._epoch, self._state.generation, standing, partitions, revoke, ending, piecewise=True
+        )

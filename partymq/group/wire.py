@@ -63,8 +63,9 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 class Released(msgspec.Struct, frozen=True, tag="released"):
     """A member of a pull group does not consume these partitions any more, and all it had is settled.
 
-    `handover`: which one that completes; 0 for whichever it is in. `epoch`: of the coordinator that asked for
-    it, as the next one counts its hand-overs from 1 again.
+    `handover`: which one that completes, or a part of, where the assignment was `piecewise`; 0 for whichever
+    it is in, whole. `epoch`: of the coordinator that asked for it, as the next one counts its hand-overs from
+    1 again.
     """
 
     hostname: str
@@ -123,6 +124,7 @@ class Assignment(msgspec.Struct, frozen=True, tag="assignment"):
         revoke: partitions to give up, by hand-over; each is answered with `Released`.
         retiring: those of `partitions` that are of the layout before: the coordinator is to be told when
             there is nothing of them. All partitions go by their ids, see `group.names.partition_id`.
+        piecewise: the coordinator understands a `Released` of some of a hand-over's partitions.
     """
 
     epoch: int
@@ -131,6 +133,7 @@ class Assignment(msgspec.Struct, frozen=True, tag="assignment"):
     partitions: dict[int, int] = {}
     revoke: dict[int, list[int]] = {}
     retiring: list[int] = []
+    piecewise: bool = False
 
 
 _COMMAND = msgspec.json.Decoder(Command)

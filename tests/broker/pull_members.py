@@ -7,7 +7,7 @@ from time import monotonic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.client.membership import Membership, MembershipSettings
-from partymq.client.ownership import Gain
+from partymq.client.ownership import Ended, Gain
 from partymq.errors import BrokerError
 
 GROUP = "g"
@@ -45,7 +45,7 @@ class Member:
     def idle(self, partitions: Collection[int]) -> list[int]:
         return list(partitions)
 
-    async def revoke(self, partitions: Collection[int]) -> None:
+    async def revoke(self, partitions: Collection[int], ended: Ended | None = None) -> None:
         self.revoking.set()
         if self.hold_revoke is not None:
             await self.hold_revoke.wait()

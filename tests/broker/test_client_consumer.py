@@ -273,6 +273,75 @@ async def test_a_revoked_partition_finishes_what_runs_and_gives_the_rest_back_in
     assert len(begun) == 5
 
 
+async def test_a_handler_that_takes_long_holds_back_no_other_partition(opened: Partitions, kind: str):
+    await opened.declare(0, kind)
+    await opened.declare(1, kind)
+    keys = {partition_of(key.encode(), 2): key for key in "abcdef"}
+    release = asyncio.Event()
+    begun: list[bytes] = []
+    told: list[Any] = []
+
+    async def handle(message: Message) -> None:
+        begun.append(message.body)
+        if message.body == b"slow":
+            await release.wait()
+
+    async def revoked(numbers: Sequence[int]) -> None:
+        told.append(("on_revoked", list(numbers)))
+
+    await opened.publish(keys[0], "slow")
+    await opened.publish(keys[1], "quick")
+    consumer, ownership = opened.consumer(handle, on_revoked=revoked)
+    async with consumer:
+        await until(lambda: len(begun) == 2)
+        owner, connection = ownership.owner, ownership.connection
+        assert owner is not None
+        assert connection is not None
+        revoking = asyncio.create_task(owner.revoke([0, 1, 7], lambda ids: told.append(("ended", set(ids)))))
+        await until(lambda: len(told) == 3)
+        assert told == [("ended", {7}), ("on_revoked", [1]), ("ended", {1})]
+        assert consumer.partitions == [0]
+
+        # What comes meanwhile is taken, and goes again.
+        await owner.gained(Gain(connection, opened.owned[1:], 2, make_finder(KeyRule())))
+        await opened.publish(keys[1], "again")
+        await until(lambda: b"again" in begun)
+        await owner.revoke([1])
+        assert consumer.partitions == [0]
+        assert not revoking.done()
+
+        release.set()
+        await revoking
+        assert told[3:] == [("on_revoked", [1]), ("on_revoked", [0]), ("ended", {0})]
+        assert consumer.partitions == []
+
+
+async def test_hooks_are_called_one_at_a_time(opened: Partitions):
+    for number in range(4):
+        await opened.declare(number, "classic")
+    inside = 0
+
+    async def hook(numbers: Sequence[int]) -> None:
+        nonlocal inside
+        assert inside == 0
+        inside += 1
+        await asyncio.sleep(0.01)
+        inside -= 1
+
+    async def handle(message: Message) -> None: ...
+
+    consumer, ownership = opened.consumer(handle, on_assigned=hook, on_revoked=hook)
+    async with consumer:
+        await until(lambda: len(consumer.partitions) == 4)
+        owner, connection = ownership.owner, ownership.connection
+        assert owner is not None
+        assert connection is not None
+        await owner.revoke([3])
+        gain = Gain(connection, opened.owned[3:], 4, make_finder(KeyRule()))
+        await asyncio.gather(owner.gained(gain), *(owner.revoke([number]) for number in range(3)))
+        assert consumer.partitions == [3]
+
+
 async def test_a_lost_connection_cancels_handlers_and_the_messages_come_again(
     opened: Partitions, tcp_proxy: Any
 ):

@@ -11,6 +11,7 @@ import pytest
 
 from partymq import Consumer, Message, Publisher
 from partymq.errors import ConfigError
+from partymq.group.partitioner import partition_of
 from tests.conftest import Vhost
 
 
@@ -73,6 +74,33 @@ async def test_members_come_and_go_and_every_order_is_handled_once_and_in_its_tu
         await publishing
         await until(lambda: sum(map(len, seen.values())) == 600)
     assert seen == {f"customer-{customer}": list(range(60)) for customer in range(10)}
+
+
+async def test_a_handler_that_takes_long_holds_back_its_partition_alone(vhost: Vhost):
+    release = asyncio.Event()
+    seen: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        seen.append(message.body)
+        if message.body == b"slow":
+            await release.wait()
+
+    settings: dict[str, Any] = {"partitions": 4, "queue_type": "classic"}
+    first, second = (Consumer(vhost.amqp_url, group="orders", name=name, **settings) for name in ("1", "2"))
+    first.handler(handle)
+    second.handler(handle)
+    key = next(key for key in "abcdefghi" if partition_of(key.encode(), 4) == 3)
+    async with first, Publisher(vhost.amqp_url, group="orders", **settings) as publisher:
+        await until(lambda: len(first.partitions) == 4)
+        await publisher.publish(b"slow", key=key)
+        await publisher.publish(b"next", key=key)
+        await until(lambda: seen == [b"slow"])
+        async with second:
+            await until(lambda: (first.partitions, second.partitions) == ([0, 1, 3], [2]))
+        await until(lambda: first.partitions == [0, 1, 2, 3])
+        assert seen == [b"slow"]
+        release.set()
+        await until(lambda: seen == [b"slow", b"next"])
 
 
 def _wish(queue_type: str) -> dict[str, Any]:

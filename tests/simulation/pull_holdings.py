@@ -15,6 +15,9 @@ from tests.simulation.world import Process
 _ACK_INTERVAL = 0.005
 _MOST_ATTEMPTS = 3
 
+Ended = Callable[[list[int]], None]
+"""Is told partitions that have been given up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -102,16 +105,32 @@ class Holdings:
             holding.channel, queue, self._work.prefetch, delivered, lambda: None
         )
 
-    def revoke(self, partitions: Collection[int], then: Callable[[], None]) -> None:
-        """Give these up: start nothing more, wait for what runs, acknowledge, close the channel."""
+    def revoke(self, partitions: Collection[int], ended: Ended) -> None:
+        """Give these up: start nothing more, wait for what runs, acknowledge, close the channel. Those that
+        get idle while others are on their way out go together after them."""
         leaving = [self.holdings[number] for number in partitions if number in self.holdings]
-        waiting = {holding.partition for holding in leaving}
+        quiet: list[Holding] = []
+        going = False
 
         def idle(holding: Holding) -> None:
+            nonlocal going
             holding.on_idle = None
-            waiting.discard(holding.partition)
-            if not waiting:
-                self._process.timer(self._work.hook, self._close, leaving, then)
+            quiet.append(holding)
+            if not going:
+                going = True
+                self._process.timer(0.0, go)
+
+        def go() -> None:
+            batch = quiet.copy()
+            quiet.clear()
+            self._process.timer(self._work.hook, self._close, batch, gone)
+
+        def gone(numbers: list[int]) -> None:
+            nonlocal going
+            going = bool(quiet)
+            ended(numbers)
+            if going:
+                go()
 
         for holding in leaving:
             self._drop(holding)
@@ -121,8 +140,9 @@ class Holdings:
             if self._scene.parts.releases_early:
                 idle(holding)
             self._check_idle(holding)
-        if not leaving:
-            then()
+        missing = [number for number in partitions if number not in self.holdings]
+        if missing:
+            ended(missing)
 
     def lose(self, who: str) -> None:
         """The connection is gone, and everything with it."""
@@ -226,7 +246,7 @@ class Holdings:
         if holding.stream.done:
             self._flush_soon(holding)
 
-    def _close(self, leaving: list[Holding], then: Callable[[], None]) -> None:
+    def _close(self, leaving: list[Holding], ended: Ended) -> None:
         """The broker has acks, and everything else back in order, before anybody is told."""
         open_still = {holding.partition for holding in leaving if not holding.lost}
 
@@ -239,7 +259,7 @@ class Holdings:
                 del self.holdings[holding.partition]
                 open_still.discard(holding.partition)
                 if not open_still:
-                    then()
+                    ended([holding.partition for holding in leaving])
 
         for holding in leaving:
             self._flush(holding, all_now=True)

@@ -4,7 +4,7 @@ It has two connections, one to consume on and one to speak on, and where the coo
 one to stand by on. The process can stop, and wake when the broker has given it up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from partymq.group.duties import Duties, GiveUp, Take
@@ -41,7 +41,8 @@ class Session:
     voice: Channel
     duties: Duties
     joined: bool = False
-    busy: bool = False
+    departed: bool = False
+    """Whether it has said its last word."""
     telling: bool = False
     """Whether it waits for the answer to its farewell."""
     over: bool = False
@@ -268,8 +269,8 @@ class PullMember(Process):
     # -- duties --------------------------------------------------------------------------------------------
 
     def _work(self, session: Session) -> None:
-        """Do what is next, if nothing is under way."""
-        if session.busy or session.over or not session.joined:
+        """Do what is next, whatever else is under way."""
+        if session.departed or session.over or not session.joined:
             return
         duties = session.duties
         if not duties.leaving and duties.standing is not Standing.MEMBER:
@@ -278,23 +279,16 @@ class PullMember(Process):
                 self.leaving = True
             self._end(session)
             return
-        step = duties.next()
-        match step:
-            case Take(partitions):
-                session.busy = True
-                self.timer(
-                    self.world.lag(),
-                    self._gain,
-                    session,
-                    partitions,
-                )
-            case GiveUp(partitions):
-                session.busy = True
-                self.holdings.revoke(partitions, lambda: self._gave_up(session, partitions))
-            case None:
-                self._report(session)
-                if duties.leaving and not session.telling:
-                    self._farewell(session)
+        while (step := duties.next()) is not None:
+            duties.begun(step)
+            match step:
+                case Take(partitions):
+                    self.timer(self.world.lag(), self._gain, session, partitions)
+                case GiveUp(given):
+                    self.holdings.revoke(given, lambda ended: self._gave_up(session, ended))
+        self._report(session)
+        if duties.leaving and duties.nothing_left and not session.telling:
+            self._farewell(session)
 
     def _gain(self, session: Session, partitions: dict[int, int]) -> None:
         def gained() -> None:
@@ -304,14 +298,12 @@ class PullMember(Process):
         if not session.over:
             self.holdings.gain(session.who, session.data, partitions, gained)
 
-    def _gave_up(self, session: Session, partitions: tuple[int, ...]) -> None:
+    def _gave_up(self, session: Session, partitions: Collection[int]) -> None:
         session.duties.gave_up(partitions)
         self._stepped(session)
 
     def _stepped(self, session: Session) -> None:
         if not session.over:
-            session.busy = False
-            self._report(session)
             self._work(session)
 
     def _report(self, session: Session) -> None:
@@ -321,7 +313,7 @@ class PullMember(Process):
             )
 
     def _farewell(self, session: Session) -> None:
-        session.busy = True
+        session.departed = True
         if not self._comes_back:
             self._tell(session, Released(self.member, session.control, 0, ()))
             self._exit()

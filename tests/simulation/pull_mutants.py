@@ -1,12 +1,12 @@
 """Parts of pull groups that are broken on purpose, each to be noticed by the simulation."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from partymq.client.lanes import Item, Lanes, State
 from partymq.group.assignments import Assignments
 from partymq.group.coordinator import Coordinator
-from partymq.group.duties import Duties
+from partymq.group.duties import Duties, GiveUp, Take
 from partymq.group.events import Drain, Effect, Event, Released
 from partymq.group.wire import Assignment
 from tests.simulation.mutants import KeepsTheToken, NeverForgetsDead
@@ -42,8 +42,15 @@ class RevokesNothing(Assignments):
 class ForgetsHandoversDone(Assignments):
     """Takes no note of what its members have released."""
 
-    def completes(self, hostname: str, handover: int) -> list[Released]:
-        return super().completes(hostname, handover) if handover else []
+    def completes(self, hostname: str, handover: int, given: Collection[int] | None = None) -> list[Released]:
+        return super().completes(hostname, handover, given) if handover else []
+
+
+class TakesAPartForTheWhole(Assignments):
+    """Thinks that all of a hand-over is given up when some of it is."""
+
+    def completes(self, hostname: str, handover: int, given: Collection[int] | None = None) -> list[Released]:
+        return super().completes(hostname, handover)
 
 
 class BelievesOldEpochs(Duties):
@@ -66,6 +73,15 @@ class ReleasesAtOnce(Duties):
 
     def released(self) -> list[tuple[int, tuple[int, ...]]]:
         return [(handover, tuple(partitions)) for handover, partitions in self._revoke.items()]
+
+
+class ReleasesWhatIsGoing(Duties):
+    """Says that it has given up what it is only about to give up."""
+
+    def begun(self, step: Take | GiveUp) -> None:
+        super().begun(step)
+        if isinstance(step, GiveUp):
+            self.gave_up(step.partitions)
 
 
 class StartsAfterDrop(Lanes):
@@ -102,8 +118,8 @@ class RetriesLater(Lanes):
 
 
 _COORDINATORS = (KeepsTheToken, KeepsTheTokenOfTheNext, AssignsWithoutRevoking, NeverForgetsDead)
-_ASSIGNMENTS = (RevokesNothing, ForgetsHandoversDone)
-_DUTIES = (BelievesOldEpochs, ActsOnOldNews, ReleasesAtOnce)
+_ASSIGNMENTS = (RevokesNothing, ForgetsHandoversDone, TakesAPartForTheWhole)
+_DUTIES = (BelievesOldEpochs, ActsOnOldNews, ReleasesAtOnce, ReleasesWhatIsGoing)
 _LANES = (StartsAfterDrop, OneLaneEach, RetriesLater)
 
 PULL_MUTANTS: Mapping[str, PullParts] = {

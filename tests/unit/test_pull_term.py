@@ -48,6 +48,18 @@ def test_a_partition_moves_when_its_owner_has_released_it() -> None:
     assert term.owners == ["a", "a", "b", "b"]
 
 
+def test_what_has_been_released_of_a_hand_over_moves_and_the_rest_is_asked_for_again() -> None:
+    term = Term()
+    term.released(EPOCH, 1, 3)
+    assert term.owners == ["a", "a", "a", "b"]
+    told = dict(term.sent)["q-a"]
+    assert (set(told.partitions), told.revoke) == ({0, 1}, {2: [2]})
+    term.released(EPOCH, 1, 2, 3)
+    assert term.owners == ["a", "a", "a", "b"]
+    term.released(EPOCH, 2, 2)
+    assert term.owners == ["a", "a", "b", "b"]
+
+
 def test_a_word_to_an_earlier_coordinator_completes_no_hand_over_of_the_same_number() -> None:
     term = Term()
     term.released(EPOCH - 1, 1, 3)
