@@ -183,6 +183,7 @@ async def resize(
     Raises ConfigError where there is no such group, where it is being resized already to another number, and
     where its ingress is a hash exchange; BrokerError.
     """
+
     def wished(present: GroupLayout) -> int:
         return present.prefetch if prefetch is None else prefetch
 

@@ -303,7 +303,7 @@ async def test_a_handler_that_takes_long_holds_back_no_other_partition(opened: P
         assert consumer.partitions == [0]
 
         # What comes meanwhile is taken, and goes again.
-        await owner.gained(Gain(connection, opened.owned[1:], 2, make_finder(KeyRule())))
+        await owner.gained(Gain(connection, opened.owned[1:], 2, make_finder(KeyRule()), 250))
         await opened.publish(keys[1], "again")
         await until(lambda: b"again" in begun)
         await owner.revoke([1])
@@ -337,7 +337,7 @@ async def test_hooks_are_called_one_at_a_time(opened: Partitions):
         assert owner is not None
         assert connection is not None
         await owner.revoke([3])
-        gain = Gain(connection, opened.owned[3:], 4, make_finder(KeyRule()))
+        gain = Gain(connection, opened.owned[3:], 4, make_finder(KeyRule()), 250)
         await asyncio.gather(owner.gained(gain), *(owner.revoke([number]) for number in range(3)))
         assert consumer.partitions == [3]
 
