@@ -282,6 +282,7 @@ class Consumer:
         handler = make_handler(self._function, self._threads)
         self._fatal = None
         self._stopping = asyncio.Event()
+        self._hooks.member = self.name
         self._runner = Runner(handler, self.group, self.settings, self._failed)
         self._holdings = Holdings(self._runner, self.group, self._hooks)
         self._running = asyncio.create_task(self._work(self._holdings, self._stopping))

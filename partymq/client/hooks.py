@@ -29,7 +29,8 @@ class Hooks:
     revoked: Hook | None = None
     lost: Hook | None = None
     group: str = ""
-    """For the log."""
+    member: str | None = None
+    """Both for the log."""
 
     async def call_assigned(self, partitions: Sequence[int]) -> None:
         """Raises what the hook raises."""
@@ -49,7 +50,7 @@ class Hooks:
 
     def _say(self, event: str, partitions: Sequence[int]) -> None:
         if partitions:
-            _log.info(event, group=self.group, partitions=sorted(partitions))
+            _log.info(event, group=self.group, member=self.member, partitions=sorted(partitions))
 
 
 async def _call(hook: Hook, partitions: Sequence[int]) -> None:

@@ -62,13 +62,13 @@ async def test_partitions_that_come_and_go_are_told_without_any_hook(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "partymq")
-    hooks = Hooks(group="orders")
+    hooks = Hooks(group="orders", member="pod-1")
     await hooks.call_assigned([3, 1])
     await hooks.call_revoked([3])
     await hooks.call_lost([1])
     await hooks.call_revoked([])
     assert [record.getMessage() for record in caplog.records] == [
-        "gained group='orders' partitions=[1, 3]",
-        "given up group='orders' partitions=[3]",
-        "lost group='orders' partitions=[1]",
+        "gained group='orders' member='pod-1' partitions=[1, 3]",
+        "given up group='orders' member='pod-1' partitions=[3]",
+        "lost group='orders' member='pod-1' partitions=[1]",
     ]
