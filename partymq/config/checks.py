@@ -7,8 +7,8 @@ from typing import Final
 from partymq.config.entry import Setting
 from partymq.config.group import CommonSettings
 from partymq.config.kinds import duration_text
-from partymq.config.origin import Origins, Path_, conflict, dotted
-from partymq.config.pull import PullGroupSettings
+from partymq.config.origin import Origins, Path_, conflict, dotted, wrong
+from partymq.config.pull import FOR_ROUTER, PullGroupSettings
 from partymq.config.settings import AnyGroup, GroupSettings, Settings
 from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout
@@ -25,14 +25,6 @@ _INSTEAD: Final = {
 }
 """What there is in the other kind of group, by the setting that it has not."""
 _OF_MEMBERS: Final = ("session_timeout", "rejoin_grace", "concurrency", "retry", "on_failure", "stop_timeout")
-_FOR_ROUTER: Final = (
-    "source_queue",
-    "source_declare",
-    "source_queue_type",
-    "source_exchange",
-    "source_binding_keys",
-    "source_prefetch",
-)
 
 
 def settings_in(section: type) -> Iterator[Setting]:
@@ -80,10 +72,10 @@ def check_group(group: AnyGroup, file: str, origins: Origins) -> None:
     """Raises ConfigError where the settings of a group do not go together."""
     path = ("groups", group.name)
     if isinstance(group, PullGroupSettings):
-        _check_pull(group, path, file, origins)
+        _check_pull(group, path, origins)
     else:
         _check_push(group, path, origins)
-    if isinstance(group, GroupSettings) or group.ingress == "router":
+    if isinstance(group, GroupSettings) or group.routes:
         _check_source(group, path, file, origins)
 
 
@@ -98,17 +90,14 @@ def _check_push(group: GroupSettings, path: Path_, origins: Origins) -> None:
         raise conflict(origins, (*path, "key", "name"), group.key.name, reason) from None
 
 
-def _check_pull(group: PullGroupSettings, path: Path_, file: str, origins: Origins) -> None:
+def _check_pull(group: PullGroupSettings, path: Path_, origins: Origins) -> None:
     try:
-        wish = group.wish
-    except ValueError as error:
-        at = (*path, "key", "name")
-        if at not in origins:
-            at = (*path, "key", "source")
-        value = group.key.name or group.key.source
-        raise conflict(origins, at, value, f"with key source {group.key.source}: {error}") from None
-    if wish.get("ingress", "publisher") != "router":
-        for at in (*((*path, name) for name in _FOR_ROUTER), (*path, "key", "missing")):
+        GroupLayout.of(group.wish)
+    except (ValueError, ConfigError) as error:
+        said = [at for at in (("key", "name"), ("key", "source"), ("ingress",)) if (*path, *at) in origins]
+        raise wrong(origins[(*path, *said[0])], error) from None
+    if not group.routes:
+        for at in ((*path, *within) for within in FOR_ROUTER):
             if at in origins:
                 raise conflict(
                     origins,
@@ -117,10 +106,6 @@ def _check_pull(group: PullGroupSettings, path: Path_, file: str, origins: Origi
                     'means something only where this process fills the group: set ingress = "router", or'
                     " leave it out",
                 )
-    try:
-        GroupLayout.of(wish)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {dotted(path)}: {error}") from None
 
 
 def _check_source(group: CommonSettings, path: Path_, file: str, origins: Origins) -> None:
@@ -151,7 +136,7 @@ def check_all(settings: Settings, origins: Origins) -> None:
 
 
 def _source(group: AnyGroup) -> str | None:
-    if isinstance(group, PullGroupSettings) and group.ingress != "router":
+    if isinstance(group, PullGroupSettings) and not group.routes:
         return None
     return group.source_queue
 

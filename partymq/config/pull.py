@@ -20,6 +20,17 @@ Coordinator = Literal["server", "embedded"]
 
 _NEW: Final = GroupLayout()
 
+FOR_ROUTER: Final = (
+    ("source_queue",),
+    ("source_declare",),
+    ("source_queue_type",),
+    ("source_exchange",),
+    ("source_binding_keys",),
+    ("source_prefetch",),
+    ("key", "missing"),
+)
+"""The settings, by their paths within the group, that mean something only with ingress `router`."""
+
 
 def _as_it_is(new: object) -> str:
     """The default of a wish."""
@@ -37,14 +48,14 @@ class PullKeySettings:
         "Where the key is. With ingress `publisher` a header, into which publishers write the key; with "
         "`hash-exchange` a header or the routing key; with `router` also a value in the JSON body or a "
         "message property.",
-        derived=_as_it_is(_NEW.key.source),
+        derived=f"as the group has it; a new one, or with `key.name`: `{_NEW.key.source}`",
     )
     name: str | None = setting(
         None,
         "PARTYMQ_KEY_CONFIG_KEY",
         Name("a name"),
         "The header's name, the path in the body (`customer.id`, `items.0.sku`), or the property's name.",
-        derived=_as_it_is(_NEW.key.name),
+        derived=f"as the group has it; a new one, or with `key.source`: `{_NEW.key.name}`",
     )
     missing: Missing = setting(
         "spread",
@@ -99,6 +110,11 @@ class PullGroupSettings(CommonSettings):
         "Messages taken from the source and not yet settled, at most.",
     )
     key: PullKeySettings = section(PullKeySettings)
+
+    @property
+    def routes(self) -> bool:
+        """Whether this process is to fill the group from a source."""
+        return self.ingress == "router"
 
     @property
     def exchange(self) -> str:

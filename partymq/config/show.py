@@ -1,24 +1,35 @@
 """The settings in force as TOML, secrets masked, each with where it came from."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import fields
 from typing import Any
 
 from partymq.config.load import Configuration
 from partymq.config.origin import Path_, dotted
+from partymq.config.pull import FOR_ROUTER, PullGroupSettings
 
 
 def to_toml(configuration: Configuration) -> str:
     """A TOML document that says the same settings again (but for the masked secrets)."""
-    return "\n".join(_table(configuration, configuration.settings, ())).strip() + "\n"
+    unused = {
+        ("groups", name, *within)
+        for name, group in configuration.settings.groups.items()
+        if isinstance(group, PullGroupSettings) and not group.routes
+        for within in FOR_ROUTER
+    }
+    return "\n".join(_table(configuration, configuration.settings, (), unused)).strip() + "\n"
 
 
-def _table(configuration: Configuration, section: Any, path: Path_) -> Iterator[str]:
+def _table(
+    configuration: Configuration, section: Any, path: Path_, unused: Collection[Path_]
+) -> Iterator[str]:
     nested: list[tuple[Path_, Any]] = []
     lines: list[tuple[str, str]] = []
     for entry in fields(section):
         value = getattr(section, entry.name)
         at = (*path, entry.name)
+        if at in unused:
+            continue
         if entry.name == "groups":
             nested.extend(((*at, name), group) for name, group in value.items())
         elif "section" in entry.metadata:
@@ -37,4 +48,4 @@ def _table(configuration: Configuration, section: Any, path: Path_) -> Iterator[
     for line, place in lines:
         yield f"{line:<{width}}  # {place}"
     for at, value in nested:
-        yield from _table(configuration, value, at)
+        yield from _table(configuration, value, at, unused)

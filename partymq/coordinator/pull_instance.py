@@ -87,7 +87,7 @@ class PullInstance(Participant):
         if self._front is not None and self._is_outdated(described):
             self._layout = await read_layout(self._front, self.name) or self._layout
         settings = self._layout.describe() if self._layout is not None else None
-        return {"group": self.name, "mode": "pull", "settings": settings, **described}
+        return {**described, "settings": settings}
 
     def _is_outdated(self, described: Mapping[str, Any]) -> bool:
         """Whether the group has been resized since its settings were read."""

@@ -147,6 +147,10 @@ def _views(groups: Mapping[str, GroupFace], settings: Settings, is_stopping: Cal
             return answers.failure(503, "; ".join(f"group {name}: {why}" for name, why in reasons.items()))
         return JSONResponse({"status": "ready"})
 
+    def basics(group: GroupFace, reason: str | None) -> dict[str, Any]:
+        mode = settings.groups[group.name].mode
+        return {"group": group.name, "mode": mode, "routing": reason is None, "reason": reason}
+
     async def described(group: GroupFace) -> dict[str, Any]:
         try:
             async with asyncio.timeout(settings.call_timeout + _GRACE):
@@ -154,13 +158,13 @@ def _views(groups: Mapping[str, GroupFace], settings: Settings, is_stopping: Cal
         except TimeoutError:
             raise NoCoordinator(f"group {group.name}: the coordinator did not answer in time") from None
         reason = group.unready()
-        return {"group": group.name, "routing": reason is None, "reason": reason, **description}
+        return {**basics(group, reason), **description}
 
     async def described_or_why_not(group: GroupFace) -> dict[str, Any]:
         try:
             return await described(group)
         except (GroupError, BrokerError) as error:
-            return {"group": group.name, "routing": False, "reason": group.unready() or str(error)}
+            return basics(group, group.unready() or str(error))
 
     async def all_groups() -> Response:
         found = await asyncio.gather(*(described_or_why_not(group) for group in groups.values()))

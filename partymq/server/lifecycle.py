@@ -137,7 +137,8 @@ class _Process:
         try:
             await group.run()
         except ConfigError as error:
-            self._fail(EXIT_CONFIG, f"group {group.name}: {error}")
+            text, named = str(error), f"group {group.name}: "
+            self._fail(EXIT_CONFIG, text if text.startswith(named) else named + text)
         except Exception as error:
             self._fail(EXIT_FAILURE, f"group {group.name} failed", error)
         else:

@@ -59,6 +59,11 @@ _BOUND = _json(
 _BUSY = _error("No coordinator, or the broker is away: repeat it.", "the coordinator did not answer in time")
 _BUSY["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 
+_PULL = _error(
+    "The group is a pull group.",
+    'group orders is a pull group (mode = "pull"): its members join by themselves, with the Python library',
+)
+
 _COMMON = {
     404: _error("No such group.", "there is no group 'orders'; configured are default"),
     408: _error("The body did not come in time.", "the body did not come in time"),
@@ -77,7 +82,7 @@ _CALLS: dict[str, tuple[str, str, dict[int, Any]]] = {
         {
             200: _BOUND,
             409: _error(
-                "It is bound already and has not said ready.",
+                "It is bound already and has not said ready; or the group is a pull group.",
                 "pod-1 is bound already and has not said ready: say ready, or bind again when it has expired",
             ),
         },
@@ -88,7 +93,7 @@ _CALLS: dict[str, tuple[str, str, dict[int, Any]]] = {
         {
             200: _EMPTY,
             409: _error(
-                "It was not bound, or is ready already.",
+                "It was not bound, or is ready already; or the group is a pull group.",
                 "pod-1 is not bound: bind first, then say ready",
             ),
         },
@@ -96,13 +101,14 @@ _CALLS: dict[str, tuple[str, str, dict[int, Any]]] = {
     "unbind": (
         "Leave",
         "Its partitions go to others once it has finished what it has. May be repeated.",
-        {200: _EMPTY},
+        {200: _EMPTY, 409: _PULL},
     ),
     "heartbeat": (
         "Say that it is alive",
         "To be sent several times within `heartbeat.expires_after`, also between bind and ready.",
         {
             200: _EMPTY,
+            409: _PULL,
             404: _error(
                 "It is no member (any more), or there is no such group.",
                 "pod-1 is not a member (any more): bind again",
@@ -180,6 +186,7 @@ _GROUP_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "group": {"type": "string"},
+        "mode": {"type": "string", "enum": ["push", "pull"]},
         "routing": {"type": "boolean", "description": "Whether it can route now."},
         "reason": {"type": ["string", "null"], "description": "Why not."},
         "epoch": {"type": "integer", "description": "Number of the coordinator's term."},
@@ -198,7 +205,7 @@ GROUPS: dict[str, Any] = {
         200: _json(
             "The groups.",
             {"type": "object", "properties": {"groups": {"type": "array", "items": _GROUP_SCHEMA}}},
-            {"groups": [{"group": "default", "routing": True, "reason": None}]},
+            {"groups": [{"group": "default", "mode": "push", "routing": True, "reason": None}]},
         )
     },
 }
@@ -206,11 +213,14 @@ GROUPS: dict[str, Any] = {
 GROUP: dict[str, Any] = {
     "tags": ["groups"],
     "summary": "One group",
-    "description": "Members, partitions, generation, epoch, which instance coordinates, rates.",
+    "description": "Members, partitions, generation, epoch, which instance coordinates, rates; of a pull "
+    "group its settings in the broker, and how far a resize is.",
     "operation_id": "group",
     "openapi_extra": {"parameters": [_GROUP_NAME]},
     "responses": {
-        200: _json("The group.", _GROUP_SCHEMA, {"group": "default", "routing": True, "reason": None}),
+        200: _json(
+            "The group.", _GROUP_SCHEMA, {"group": "default", "mode": "push", "routing": True, "reason": None}
+        ),
         404: _COMMON[404],
         503: _BUSY,
     },

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from partymq.config import GroupSettings, HttpSettings, Settings
+from partymq.config import GroupSettings, HttpSettings, PullGroupSettings, Settings
 from partymq.errors import AlreadyPending, ConnectionLost, GroupFull, NoCoordinator, UnknownMember
 from partymq.group.wire import Bind, Ready
 from partymq.server.app import create_app
@@ -14,7 +14,11 @@ from tests.unit.fake_group import FakeGroup
 SETTINGS = Settings(
     call_timeout=0.05,
     http=HttpSettings(body_limit=1024),
-    groups={"default": GroupSettings(), "orders": GroupSettings("orders", source_queue="orders")},
+    groups={
+        "default": GroupSettings(),
+        "orders": GroupSettings("orders", source_queue="orders"),
+        "pulled": PullGroupSettings("pulled"),
+    },
 )
 
 
@@ -295,3 +299,16 @@ async def test_a_stopping_instance_takes_no_calls_and_is_not_ready(groups):
             assert "shutting down" in error(response)
         assert (await http.get("/health")).status_code == 200
     assert groups["default"].calls == []
+
+
+@pytest.mark.parametrize("call", ["bind", "ready", "heartbeat", "unbind"])
+@pytest.mark.parametrize("path", ["/groups/pulled/clients/pod-1/{}", "/clients/pod-1/{}"])
+async def test_the_calls_of_push_groups_are_refused_for_a_pull_group_with_what_to_do_instead(
+    http, groups, call, path
+):
+    body = {} if "groups" in path else {"group": "pulled"}
+    response = await http.post(path.format(call), json=body)
+    assert response.status_code == 409
+    assert 'pulled is a pull group (mode = "pull")' in error(response)
+    assert "Consumer(…, group='pulled')" in error(response)
+    assert groups["pulled"].calls == []

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from partymq.config import GroupSettings, Settings
+from partymq.config import GroupSettings, PullGroupSettings, Settings
 from partymq.errors import ConnectionLost, NoCoordinator
 from partymq.server.app import create_app
 from partymq.server.looplag import LoopLag
@@ -13,7 +13,7 @@ from partymq.server.metrics import Metrics
 from tests.unit.fake_group import FakeGroup
 
 SETTINGS = Settings(
-    groups={"default": GroupSettings(), "orders": GroupSettings("orders", source_queue="orders")},
+    groups={"default": GroupSettings(), "orders": PullGroupSettings("orders")},
 )
 
 
@@ -51,6 +51,7 @@ async def test_a_group_is_shown_as_it_describes_itself(http, groups):
     groups["orders"].members["pod-1"] = "ready"
     assert (await http.get("/groups/orders")).json() == {
         "group": "orders",
+        "mode": "pull",
         "routing": True,
         "reason": None,
         "epoch": 1,
@@ -66,7 +67,12 @@ async def test_all_groups_are_shown_also_where_one_cannot_be_asked(http, groups)
     assert response.status_code == 200
     shown = response.json()["groups"]
     assert shown[0]["generation"] == 2
-    assert shown[1] == {"group": "orders", "routing": False, "reason": "the broker is away"}
+    assert shown[1] == {
+        "group": "orders",
+        "mode": "pull",
+        "routing": False,
+        "reason": "the broker is away",
+    }
 
 
 async def test_a_group_that_cannot_be_asked_is_to_be_asked_again(http, groups):
@@ -126,10 +132,9 @@ async def test_the_description_names_every_call_with_its_answers(http):
     description = (await http.get("/openapi.json")).json()
     paths = description["paths"]
     for prefix in ("", "/groups/{group}"):
-        for verb, conflicts in (("bind", True), ("ready", True), ("unbind", False), ("heartbeat", False)):
+        for verb in ("bind", "ready", "unbind", "heartbeat"):
             call = paths[f"{prefix}/clients/{{hostname}}/{verb}"]["post"]
-            assert ("409" in call["responses"]) == conflicts
-            assert {"200", "404", "413", "422", "503"} <= set(call["responses"])
+            assert {"200", "404", "409", "413", "422", "503"} <= set(call["responses"])
             names = [parameter["name"] for parameter in call["parameters"]]
             assert names == (["group", "hostname"] if prefix else ["hostname"])
             assert call["requestBody"]["required"] is False
