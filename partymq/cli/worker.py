@@ -41,6 +41,15 @@ def worker(
             envvar="PARTYMQ_LOG_FORMAT", case_sensitive=False, help="For people, or one JSON object a line."
         ),
     ] = Format.CONSOLE,
+    monitor_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="PARTYMQ_MONITOR_PORT",
+            min=1,
+            max=65535,
+            help="Answer GET /health, /ready and /metrics here; of several processes each on the next port.",
+        ),
+    ] = None,
     number: Annotated[
         int | None, typer.Option(hidden=True, help="Which of several processes this is.")
     ] = None,
@@ -61,11 +70,18 @@ def worker(
         if number is not None:
             consumer.number(number)
         _set_up_logging(log_level, log_format)
-        consumer.run()
+        if monitor_port is None:
+            consumer.run()
+            return
+        from partymq.client.monitoring import Monitor
+
+        with Monitor(consumer, monitor_port + (number or 0)):
+            consumer.run()
         return
     _set_up_logging(log_level, log_format)
     command = [sys.executable, "-m", "partymq", "worker", target]
     command += [f"--log-level={log_level}", f"--log-format={log_format}"]
+    command += [f"--monitor-port={monitor_port}"] if monitor_port is not None else []
     numbers = [[f"--number={which}"] for which in range(processes)] if processes > 1 else [[]]
     raise SystemExit(Workers([command + more for more in numbers], Path.cwd() if reload else None).run())
 

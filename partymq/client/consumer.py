@@ -93,6 +93,7 @@ class Consumer:
         self._runner: Runner | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._fatal: HandlerFailed | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
 
     def __repr__(self) -> str:
@@ -191,8 +192,18 @@ class Consumer:
         """The partitions that are ours now."""
         return self._holdings.numbers if self._holdings is not None else []
 
+    @property
+    def joined(self) -> bool:
+        """Whether it is a member of its group now."""
+        return self._ownership.joined
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop it runs in, or ran in last; None before it is started."""
+        return self._loop
+
     def describe(self) -> dict[str, Any]:
-        """What it is doing, for logs and for a health page."""
+        """What it is doing, for logs and for a health page. May be called in any thread."""
         runner = self._runner
         return {
             "group": self.group,
@@ -203,6 +214,8 @@ class Consumer:
             "handled": runner.handled if runner else 0,
             "retried": runner.retried if runner else 0,
             "failed": runner.failed if runner else 0,
+            "joined": self.joined,
+            "coordinates": self._ownership.coordinates,
         }
 
     # Running --------------------------------------------------------------------------------------
@@ -281,6 +294,7 @@ class Consumer:
             self._threads = ThreadPoolExecutor(self.settings.threads, f"partymq-{self.group}")
         handler = make_handler(self._function, self._threads)
         self._fatal = None
+        self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._hooks.member = self.name
         self._runner = Runner(handler, self.group, self.settings, self._failed)

@@ -58,7 +58,7 @@ class Holdings:
     @property
     def numbers(self) -> list[int]:
         """The partitions that are ours."""
-        return sorted({partition.owned.number for partition in self._partitions.values()})
+        return sorted({partition.owned.number for partition in tuple(self._partitions.values())})
 
     # Called by the ownership ----------------------------------------------------------------------
 

@@ -155,6 +155,11 @@ class Membership:
         return self._session.duties.partitions if self._session is not None else []
 
     @property
+    def joined(self) -> bool:
+        """See `Ownership`."""
+        return self._session is not None
+
+    @property
     def coordinates(self) -> bool:
         """Whether this process is the group's coordinator now."""
         return self._candidate is not None and self._candidate.term is not None

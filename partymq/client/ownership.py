@@ -99,6 +99,14 @@ class Owner(Protocol):
 class Ownership(Protocol):
     """Membership of a group."""
 
+    @property
+    def joined(self) -> bool:
+        """Whether it is a member now."""
+
+    @property
+    def coordinates(self) -> bool:
+        """Whether it coordinates the group now."""
+
     async def run(self, owner: Owner) -> None:
         """Joins the group and keeps `owner` informed, over lost connections too, until `leave` is called;
         then has it give up everything, leaves the group, closes its connections and returns.

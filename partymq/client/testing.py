@@ -39,6 +39,16 @@ class StaticOwnership:
         self._prefetch = prefetch
         self._leaving = asyncio.Event()
 
+    @property
+    def joined(self) -> bool:
+        """See `Ownership`."""
+        return self.assigned.is_set()
+
+    @property
+    def coordinates(self) -> bool:
+        """See `Ownership`: there is nothing to coordinate."""
+        return False
+
     async def run(self, owner: Owner) -> None:
         """See `Ownership`."""
         self.owner = owner

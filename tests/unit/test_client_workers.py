@@ -2,12 +2,16 @@
 
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -91,6 +95,29 @@ def test_each_process_of_a_named_consumer_has_a_name_of_its_own_that_stays(tmp_p
     assert printed == ""
     told = [json.loads(line) for line in said.splitlines()]
     assert sorted(line["as_"] for line in told if line["event"] == "runs") == ["pod-7-0", "pod-7-1"]
+
+
+def test_each_process_has_a_port_for_its_monitoring(tmp_path: Path) -> None:
+    port = free_ports(2)
+    with worker_command(tmp_path, NAMED, "--processes=2", f"--monitor-port={port}"):
+        until(lambda: len(lines(tmp_path / "names")) == 2)
+        for number in range(2):
+            with pytest.raises(urllib.error.HTTPError, match="503") as refused:
+                urllib.request.urlopen(f"http://127.0.0.1:{port + number}/ready", timeout=20)
+            assert b"no member" in refused.value.read()
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row of which nobody listens on any just now."""
+    while True:
+        first = random.randrange(20_000, 30_000)
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.create_server(("", port)))
+            except OSError:
+                continue
+        return first
 
 
 def test_one_process_has_the_name_as_it_is_and_logs_as_the_module_wants(tmp_path: Path) -> None:

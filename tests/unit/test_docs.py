@@ -11,6 +11,8 @@ import pytest
 from fake_group import FakeGroup
 
 from partymq.cli import app
+from partymq.client.consumer import Consumer
+from partymq.client.monitoring import ConsumerCollector
 from partymq.config import load
 from partymq.config.entry import Setting
 from partymq.config.pull import PullGroupSettings
@@ -139,17 +141,25 @@ def test_settings_in_the_readme_are_as_they_say() -> None:
             assert load(None, {env: value[1]}).settings == load(None, {}).settings, f"{env} is not {value[1]}"
 
 
+WORKER_VARIABLES = set(re.findall(r'envvar="(\w+)"', text_of(ROOT / "partymq/cli/worker.py")))
+
+
 @each_page
 def test_environment_variables_exist(page: Path) -> None:
     sections = (Settings, GroupSettings, PullGroupSettings)
     known = {setting.env for section in sections for _, setting in settings_of(section)}
     named = set(re.findall(r"\bPARTYMQ_[A-Z_]*[A-Z]\b", text_of(page)))
-    assert named <= known | {"PARTYMQ_CONFIG", "PARTYMQ_RABBITMQ_SERVER"}
+    assert named <= known | {"PARTYMQ_CONFIG", "PARTYMQ_RABBITMQ_SERVER"} | WORKER_VARIABLES
 
 
 @each_page
 def test_metrics_exist(page: Path) -> None:
     shown = Metrics({"default": FakeGroup()}, LoopLag()).render("")[0].decode()
+    consumer = Consumer("amqp://localhost", group="orders")
+    shown += " ".join(
+        f"{metric.name}_total" if metric.type == "counter" else metric.name
+        for metric in ConsumerCollector(consumer).collect()
+    )
     for name in set(re.findall(r"\bpartymq_[a-z_]+[a-z]\b", text_of(page))):
         assert name in shown, name
 
