@@ -10,7 +10,7 @@ from pamqp.commands import Basic
 from partymq.client.consumer import Consumer
 from partymq.client.encoding import Encoder, Key, key_bytes
 from partymq.client.handlers import make_handler
-from partymq.client.message import Lost, Message, Raw
+from partymq.client.message import Lost, Message, Origin, RawCopy
 from partymq.errors import ConfigError
 from partymq.group.key import KeyRule
 from partymq.group.layout import GroupLayout
@@ -58,7 +58,8 @@ def make_message(
     delivered = Basic.Deliver("test", 1, redelivered, write_exchange(group), _LAYOUT.routing_key(partition))
     method = frame.marshal(delivered, _CHANNEL)
     content = Encoder(_CHANNEL, 0, KeyRule()).encode(body, raw_key, headers, properties)
-    return Message(Raw(method + content, len(method)), raw_key, partition, fencing_token, attempt, Lost())
+    origin = Origin(partition, fencing_token, Lost())
+    return Message(RawCopy(method + content, len(method)), raw_key, origin, attempt)
 
 
 async def deliver(consumer: Consumer, message: Message) -> None:

@@ -20,7 +20,7 @@ from partymq.client.failure import (
     PARTITION_HEADER,
     TRACEBACK_HEADER,
 )
-from partymq.client.message import Raw
+from partymq.client.message import Raw, RawCopy
 from partymq.client.parking import SEQUENCE_HEADER, sequence, sift
 from partymq.coordinator.pull_topology import read_layout
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ProtocolError
@@ -256,7 +256,7 @@ class _Reader:
 
     def _receive(self, buf: bytes, spans: list[Span]) -> None:
         for tag, method_at, header_at, end in spans:
-            self._got.append((tag, Raw(buf[method_at:end], header_at - method_at)))
+            self._got.append((tag, RawCopy(buf[method_at:end], header_at - method_at)))
         self._more.set()
 
 

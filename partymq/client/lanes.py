@@ -21,6 +21,7 @@ acknowledged yet, which the prefetch of their streams bounds; nothing is kept of
 """
 
 from collections import deque
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
 
@@ -37,7 +38,7 @@ class State(IntEnum):
 
 
 # As plain numbers, which are compared faster.
-_WAITING, _READY, _RUNNING, _HELD, _DONE, _LEFT = (int(state) for state in State)
+_WAITING, READY, _RUNNING, _HELD, _DONE, _LEFT = (int(state) for state in State)
 
 
 class Stream:
@@ -49,31 +50,37 @@ class Stream:
         dropped: nothing more of it is started.
     """
 
-    __slots__ = ("_done", "_seen", "_unacked", "dropped", "owner", "running")
+    __slots__ = ("_done", "_open", "_seen", "dropped", "owner", "running")
 
     def __init__(self, owner: Any = None) -> None:
         self.owner = owner
         self.running = 0
         self.dropped = False
-        self._unacked: dict[int, Item] = {}
-        self._done: list[Item] = []
-        self._seen: list[Item] = []
+        self._open: dict[int, Item] = {}  # in the order of their tags
+        self._done: list[int] = []
+        self._seen: list[int] = []
 
     def __repr__(self) -> str:
-        return f"<Stream: {len(self._unacked)} not acknowledged, {self.running} running>"
+        return f"<Stream: {len(self)} not acknowledged, {self.running} running>"
 
     def __len__(self) -> int:
         """Items that are not acknowledged yet."""
-        return len(self._unacked)
+        return len(self._open) + len(self._done) + len(self._seen)
 
     @property
     def done(self) -> bool:
         """Whether there may be something to acknowledge."""
         return bool(self._done or self._seen)
 
+    @property
+    def behind(self) -> int:
+        """Items that are done, and were not acknowledged by the last `acks`: in front of them is one that is
+        not done yet."""
+        return len(self._seen)
+
     def items(self) -> "list[Item]":
-        """Items that are not acknowledged yet, in the order of their delivery."""
-        return list(self._unacked.values())
+        """Items that are not done, in the order of their delivery."""
+        return list(self._open.values())
 
     def acks(self, *, all_now: bool = False) -> tuple[int, list[int]]:
         """What may be acknowledged now: all up to a delivery tag (0: none), then single tags.
@@ -82,49 +89,40 @@ class Stream:
         itself; it has time for that until the call after the next, as it will often be part of a run then.
         With `all_now` it has not.
         """
-        unacked = self._unacked
-        upto = 0
-        passed: list[int] = []
-        for tag, item in unacked.items():
-            if item.state != _DONE:
-                break
-            passed.append(tag)
-        if passed:
-            upto = passed[-1]
-            for tag in passed:
-                del unacked[tag]
-        due = self._seen
+        seen, done = self._seen, self._done
+        if not (seen or done):
+            return 0, []
+        self._done, self._seen = [], []
+        head = next(iter(self._open), None)
+        if head is None:
+            return max(seen + done), []
+        upto = max((tag for tag in seen + done if tag < head), default=0)
+        alone = [tag for tag in seen if tag > head]
+        behind = [tag for tag in done if tag > head]
         if all_now:
-            due = due + self._done
-            self._seen = []
+            alone += behind
         else:
-            self._seen = [item for item in self._done if item.tag > upto] if unacked else []
-        self._done = []
-        alone = [item.tag for item in due if item.tag in unacked]
-        for tag in alone:
-            del unacked[tag]
+            self._seen = behind
         return upto, alone
 
 
 class Item:
-    """One delivery.
+    """One delivery; what is delivered is a subclass's.
 
     Attributes:
         tag: its delivery tag; tags of a stream grow.
         key: what it is ordered by, None = nothing.
         attempt: how often it was started.
-        payload: whatever belongs to it.
         run: whatever stands for its handler, when that has begun.
     """
 
-    __slots__ = ("attempt", "key", "payload", "run", "state", "stream", "tag")
+    __slots__ = ("attempt", "key", "run", "state", "stream", "tag")
 
-    def __init__(self, stream: Stream, tag: int, key: bytes | None, payload: Any) -> None:
+    def __init__(self, stream: Stream, tag: int, key: bytes | None) -> None:
         self.stream = stream
         self.tag = tag
         self.key = key
-        self.payload = payload
-        self.state: int = _READY
+        self.state: int = READY
         self.attempt = 0
         self.run: Any = None
 
@@ -162,29 +160,34 @@ class Lanes:
 
     def add(self, item: Item) -> None:
         """Takes a new delivery; its tag is higher than all of its stream before."""
-        stream = item.stream
+        self.add_all(item.stream, (item,))
+
+    def add_all(self, stream: Stream, items: Iterable[Item]) -> None:
+        """Takes new deliveries of one stream; their tags grow, and are higher than all of it before."""
         assert not stream.dropped
-        stream._unacked[item.tag] = item
-        key = item.key
-        if key is not None:
-            lanes = self._lanes
-            if key in lanes:
+        opened, lanes, ready = stream._open, self._lanes, self._ready.append
+        for item in items:
+            opened[item.tag] = item
+            key = item.key
+            if key is None:
+                ready(item)
+            elif key not in lanes:
+                lanes[key] = None
+                ready(item)
+            else:
                 item.state = _WAITING
                 lane = lanes[key]
                 if lane is None:
                     lanes[key] = deque((item,))
                 else:
                     lane.append(item)
-                return
-            lanes[key] = None
-        self._ready.append(item)
 
     def start(self) -> Item | None:
         """The next item to be handled, None where there is none, or no place for it."""
         ready = self._ready
         while self.running < self.limit and ready:
             item = ready.popleft()
-            if item.state == _READY:
+            if item.state == READY:
                 item.state = _RUNNING
                 item.attempt += 1
                 item.stream.running += 1
@@ -194,16 +197,29 @@ class Lanes:
 
     def finish(self, item: Item) -> None:
         """It is handled, for good: it is acknowledged with its stream's next `acks`."""
-        stream = item.stream
-        self._end(item, stream, _DONE)
-        if item.tag in stream._unacked:
-            stream._done.append(item)
+        assert item.state == _RUNNING
+        item.state = _DONE
+        stream, tag, key = item.stream, item.tag, item.key
+        stream.running -= 1
+        self.running -= 1
+        if stream._open.pop(tag, None) is not None:
+            stream._done.append(tag)
+        if key is not None:
+            lane = self._lanes.pop(key)
+            if lane:
+                self._advance(key, lane)
 
     def leave(self, item: Item) -> None:
         """Its handler has ended, but it is not to be acknowledged. Its stream must have been dropped, as
         nothing behind it may be handled."""
-        assert item.stream.dropped
-        self._end(item, item.stream, _LEFT)
+        stream, key = item.stream, item.key
+        assert stream.dropped
+        assert item.state == _RUNNING
+        item.state = _LEFT
+        stream.running -= 1
+        self.running -= 1
+        if key is not None:
+            self._advance(key, self._lanes.pop(key))
 
     def hold(self, item: Item) -> bool:
         """It is to be tried again later: call `resume` then. It keeps its lane, and gives its place back.
@@ -223,22 +239,22 @@ class Lanes:
         """It may be tried again. Without effect where its stream has been dropped meanwhile."""
         if item.state != _LEFT:
             assert item.state == _HELD
-            item.state = _READY
+            item.state = READY
             self._ready.append(item)
 
     def drop(self, stream: Stream) -> None:
         """Starts nothing more of a stream; what is running may end, and be acknowledged. Idempotent."""
         stream.dropped = True
         heads = []
-        for item in stream._unacked.values():
-            if item.state in (_READY, _HELD):
+        for item in stream._open.values():
+            if item.state in (READY, _HELD):
                 heads.append(item)
                 item.state = _LEFT
             elif item.state == _WAITING:
                 item.state = _LEFT
         for item in heads:
             if item.key is not None:
-                self._advance(item.key)
+                self._advance(item.key, self._lanes.pop(item.key))
 
     def forget(self, stream: Stream) -> list[Item]:
         """Drops a stream of which nothing can be acknowledged any more; answers what is still running.
@@ -246,29 +262,20 @@ class Lanes:
         For each of these, `finish`, `hold` or `leave` is still to be called when it has really ended.
         """
         self.drop(stream)
-        running = [item for item in stream._unacked.values() if item.state == _RUNNING]
-        stream._unacked.clear()
+        running = [item for item in stream._open.values() if item.state == _RUNNING]
+        stream._open.clear()
         stream._done.clear()
         stream._seen.clear()
         return running
 
     # Inside ---------------------------------------------------------------------------------------
 
-    def _end(self, item: Item, stream: Stream, state: int) -> None:
-        assert item.state == _RUNNING
-        item.state = state
-        stream.running -= 1
-        self.running -= 1
-        if item.key is not None:
-            self._advance(item.key)
-
-    def _advance(self, key: bytes) -> None:
-        """The head of a lane is through with: the next one's turn."""
-        lane = self._lanes[key]
+    def _advance(self, key: bytes, lane: "deque[Item] | None") -> None:
+        """The head of a lane, which was taken out, is through with: the next one's turn."""
         while lane:
             item = lane.popleft()
             if item.state == _WAITING:
-                item.state = _READY
+                item.state = READY
                 self._ready.append(item)
+                self._lanes[key] = lane
                 return
-        del self._lanes[key]

@@ -24,7 +24,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span
 from partymq.client.failure import KEY_HEADER, PARTITION_HEADER
-from partymq.client.message import Raw
+from partymq.client.message import Raw, RawCopy
 from partymq.client.outlet import Outlet
 from partymq.client.ownership import Owned
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed
@@ -53,26 +53,30 @@ _RELEASE_ARGUMENTS: Final = {"x-expires": int(_UNUSED_LIVES * 1000)}
 
 
 class Parking:
-    """The parked keys of the partitions that we own, over one connection."""
+    """The parked keys of the partitions that we own, over one connection.
+
+    Attributes:
+        keys: those that are parked, each with the id of its partition; not to be changed from outside.
+    """
 
     def __init__(self, connection: Connection, group: str, outlet: Outlet) -> None:
         self._connection = connection
         self._group = group
         self._outlet = outlet
-        self._keys: dict[bytes, int] = {}
+        self.keys: dict[bytes, int] = {}
         self._next = 1
         self._any = asyncio.Event()
 
     def __contains__(self, key: bytes | None) -> bool:
         """Whether it is parked."""
-        return key in self._keys
+        return key in self.keys
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.keys)
 
     def partition(self, key: bytes) -> int:
         """The id of the partition of a parked key, -1 where it is not parked (any more)."""
-        return self._keys.get(key, -1)
+        return self.keys.get(key, -1)
 
     async def learn(self, partitions: Iterable[Owned], total: int | None) -> None:
         """Which keys of new partitions are parked. `total`: their number, where it gives a key's partition;
@@ -95,7 +99,7 @@ class Parking:
     def forget(self, partitions: Collection[int]) -> None:
         """These partitions are not ours any more."""
         gone = set(partitions)
-        self._keys = {key: number for key, number in self._keys.items() if number not in gone}
+        self.keys = {key: number for key, number in self.keys.items() if number not in gone}
 
     async def park(self, raw: Raw, headers: dict[str, str], key: bytes, partition: int) -> None:
         """Parks a message of a partition (its id), and with it its key, which it is even if this raises
@@ -125,24 +129,22 @@ class Parking:
                 if not numbers:
                     break
         if all_of_it:
-            self._keys.pop(key, None)
+            self.keys.pop(key, None)
 
     async def requests(self) -> list[bytes]:
         """Waits until the release of parked keys is asked for; answers these keys. Raises BrokerError."""
         while True:
-            if not self._keys:
+            if not self.keys:
                 self._any.clear()
             await self._any.wait()
             await asyncio.sleep(POLL_INTERVAL * random.uniform(0.5, 1.5))
             asked = await sift(
                 self._connection,
                 release_queue(self._group),
-                lambda raw: header(raw, KEY_HEADER) in self._keys,
+                lambda raw: header(raw, KEY_HEADER) in self.keys,
                 remove=True,
             )
-            keys = {
-                key for raw in asked if (key := header(raw, KEY_HEADER)) in self._keys and key is not None
-            }
+            keys = {key for raw in asked if (key := header(raw, KEY_HEADER)) in self.keys and key is not None}
             if keys:
                 return sorted(keys)
 
@@ -157,7 +159,7 @@ class Parking:
         return found
 
     def _note(self, key: bytes, partition: int) -> None:
-        self._keys[key] = partition
+        self.keys[key] = partition
         self._any.set()
 
 
@@ -258,7 +260,7 @@ async def _look_through(
         nonlocal missing
         missing -= len(spans)
         for tag, method_at, header_at, end in spans:
-            raw = Raw(buf[method_at:end], header_at - method_at)
+            raw = RawCopy(buf[method_at:end], header_at - method_at)
             if wanted(raw):
                 found[tag] = raw
         news.set()

@@ -10,7 +10,7 @@ from partymq.amqp.codec import OnDeliveries
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, routing_key_at
 from partymq.client.lanes import Item, Lanes, Stream
-from partymq.client.message import Lost, Message, Raw
+from partymq.client.message import Delivery, Lost, Origin
 from partymq.client.ownership import Owned
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConnectionLost
 from partymq.group.key import HeaderKey, KeyFinder
@@ -27,9 +27,11 @@ class Partition:
         stream: what it has delivered.
         side: what else is handled of its keys: parked messages.
         lost: set when it is not ours any more although its handlers have not ended.
-        prefetch: messages at most that are delivered and not acknowledged.
+        origin: for its messages.
+        half: of the messages that may be delivered and not acknowledged.
         dirty: whoever flushes knows that there is something.
         pending: messages handled since the last flush.
+        since: when the first of these was handled, in seconds of the event loop.
 
     Args:
         lanes: where its messages go.
@@ -51,9 +53,12 @@ class Partition:
         self.stream = Stream(self)
         self.side = Stream(self)
         self.lost = Lost()
-        self.prefetch = prefetch
+        self.origin = Origin(owned.number, owned.token, self.lost)
+        self.half = (prefetch + 1) // 2
         self.dirty = False
         self.pending = 0
+        self.since = 0.0
+        self._prefetch = prefetch
         self._lanes = lanes
         self._finder = finder
         self._on_messages = on_messages
@@ -69,14 +74,9 @@ class Partition:
         """Begins to consume. Raises BrokerError; then it is to be lost."""
         self._connection = connection
         channel = self._channel = await connection.open_channel()
-        await channel.qos(self.prefetch)
+        await channel.qos(self._prefetch)
         await channel.consume(self.owned.queue, self._receiver(), on_cancel=self._cancelled)
         channel.on_closed(self._closed)
-
-    def message(self, item: Item) -> Message:
-        """For a handler."""
-        owned = self.owned
-        return Message(item.payload, item.key, owned.number, owned.token, item.attempt, self.lost)
 
     def ended(self) -> None:
         """To be called when a handler has ended: whoever gives the partition up may be waiting for that."""
@@ -86,7 +86,11 @@ class Partition:
     def flush(self, *, all_now: bool = False) -> bool:
         """Acknowledges what may be; whether there is something left for the next time."""
         self.pending = 0
-        upto, alone = self.stream.acks(all_now=all_now)
+        stream = self.stream
+        upto, alone = stream.acks(all_now=all_now)
+        if stream.behind >= self.half:
+            # The broker would run out of what it may deliver.
+            alone += stream.acks(all_now=True)[1]
         channel = self._channel
         if channel is None or channel.error is not None:
             return False
@@ -94,7 +98,7 @@ class Partition:
             channel.ack(upto, multiple=True)
         if alone:
             channel.ack_many(alone)
-        return self.stream.done
+        return stream.done
 
     def drop(self) -> None:
         """Starts nothing more."""
@@ -134,19 +138,22 @@ class Partition:
     # Inside ---------------------------------------------------------------------------------------
 
     def _receiver(self) -> OnDeliveries:
-        stream, add, find = self.stream, self._lanes.add, self._finder.find
+        stream, add_all, find = self.stream, self._lanes.add_all, self._finder.find
+        on_messages = self._on_messages
         by_header = isinstance(self._finder, HeaderKey)
 
         def receive(buf: bytes, spans: list[Span]) -> None:
             if stream.dropped:
                 return
+            items = []
             for tag, method_at, header_at, end in spans:
                 # A copy, so that one slow message does not keep a whole read in memory.
                 data = buf[method_at:end]
                 at = header_at - method_at
                 key = find(data, at, end - method_at, b"" if by_header else routing_key_at(data, 0))
-                add(Item(stream, tag, key, Raw(data, at)))
-            self._on_messages()
+                items.append(Delivery(stream, tag, key, data, at))
+            add_all(stream, items)
+            on_messages()
 
         return receive
 

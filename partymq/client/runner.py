@@ -15,10 +15,11 @@ import contextvars
 import random
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from partymq.amqp.connection import Connection
+from partymq.client.acks import Acks
 from partymq.client.failure import describe, failure_headers
 from partymq.client.handlers import Handler
 from partymq.client.lanes import Item, Lanes, State
@@ -76,9 +77,7 @@ class Runner:
         self._context = contextvars.copy_context()
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_its_way = False
-        self._dirty: list[Partition] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._hurrying = False
+        self._acks = Acks(settings.ack_interval, self._one_write)
 
     def pump(self) -> None:
         """Starts what may be started."""
@@ -100,8 +99,11 @@ class Runner:
         self._on_its_way = False
         task = asyncio.current_task()
         assert task is not None
-        context = contextvars.copy_context()
-        start, cancelled, call = self.lanes.start, task.cancelling, self._handler.call
+        copy_context = contextvars.copy_context
+        context = copy_context()
+        start: Callable[[], Any] = self.lanes.start
+        finish, done = self.lanes.finish, self._acks.done
+        call, cancelled = self._handler.call, task.cancelling
         try:
             for _ in range(_TURN):
                 item = start()
@@ -113,10 +115,11 @@ class Runner:
                 stream = item.stream
                 partition: Partition = stream.owner
                 try:
-                    if stream is partition.side or (self.parking and item.key in self.parking):
+                    parking = self.parking
+                    if stream is partition.side or (parking is not None and item.key in parking.keys):
                         await self._handle_otherwise(partition, item)
                     else:
-                        message = partition.message(item)
+                        message = Message(item, item.key, partition.origin, item.attempt)
                         try:
                             await call(message)
                         except (Exception, asyncio.CancelledError) as error:
@@ -124,7 +127,8 @@ class Runner:
                             await self._failed(partition, item, message, error)
                         else:
                             self.handled += 1
-                            self._done(partition, item)
+                            finish(item)
+                            done(partition)
                 finally:
                     if item.state == _RUNNING:
                         self._unsettled(item)
@@ -132,7 +136,7 @@ class Runner:
                     if stream.dropped:
                         partition.ended()
                 # Equal contexts are the same object inside, so this is cheap.
-                if cancelled() or contextvars.copy_context() != context:
+                if cancelled() or copy_context() != context:
                     break
         finally:
             self._tasks.discard(task)
@@ -140,38 +144,20 @@ class Runner:
             del task, cancelled
             self.pump()
 
-    async def _handle_otherwise(self, partition: Partition, item: Item) -> None:
+    async def _handle_otherwise(self, partition: Partition, item: Any) -> None:
         """A message of a parked key, or the release of one."""
         if item.stream is partition.side:
             await self._release(partition, item)
         else:
-            await self._put_away(partition, item, partition.message(item), "parked", None)
+            message = Message(item, item.key, partition.origin, item.attempt)
+            await self._put_away(partition, item, message, "parked", None)
 
     def _done(self, partition: Partition, item: Item) -> None:
         self.lanes.finish(item)
-        partition.pending += 1
-        if not partition.dirty:
-            partition.dirty = True
-            self._dirty.append(partition)
-            if self._timer is None:
-                self._timer = self._loop.call_later(self._settings.ack_interval, self._flush)
-        if partition.pending * 2 >= partition.prefetch and not self._hurrying:
-            self._hurrying = True
-            self._loop.call_soon(self._flush)
+        self._acks.done(partition)
 
-    def _flush(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._hurrying = False
-        dirty, self._dirty = self._dirty, []
-        with self.connection.one_write() if self.connection is not None else nullcontext():
-            for partition in dirty:
-                partition.dirty = partition.flush()
-                if partition.dirty:
-                    self._dirty.append(partition)
-        if self._dirty:
-            self._timer = self._loop.call_later(self._settings.ack_interval, self._flush)
+    def _one_write(self) -> AbstractContextManager[None]:
+        return self.connection.one_write() if self.connection is not None else nullcontext()
 
     # Failures -------------------------------------------------------------------------------------
 
@@ -262,7 +248,7 @@ class Runner:
     def release(self, partition: Partition, key: bytes) -> None:
         """Has the parked messages of a key handled, behind what is waiting of it (which is parked, too)."""
         self._releases += 1
-        self.lanes.add(Item(partition.side, self._releases, key, None))
+        self.lanes.add(Item(partition.side, self._releases, key))
         self.pump()
 
     async def _release(self, partition: Partition, item: Item) -> None:
@@ -291,11 +277,10 @@ class Runner:
 
     async def _handle_parked(self, partition: Partition, key: bytes, raw: Raw) -> bool:
         """Whether it is settled; if not, it stays parked."""
-        owned = partition.owned
         attempt = 0
         while not partition.side.dropped:
             attempt += 1
-            message = Message(raw, key, owned.number, owned.token, attempt, partition.lost)
+            message = Message(raw, key, partition.origin, attempt)
             try:
                 await self._handler.call(message)
                 self.handled += 1

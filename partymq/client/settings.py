@@ -17,7 +17,8 @@ class ConsumerSettings:
         retry: how often and when a message is handled again after its handler failed.
         on_failure: what happens to a message then: `dead-letter`, `park` (with all later ones of its key) or
             `stop` (the consumer stops, the message stays in its queue).
-        ack_interval: seconds for which acknowledgements are put together.
+        ack_interval: seconds for which acknowledgements are put together at most; up to eight times as long
+            while some thousand messages a second are handled.
         stop_timeout: seconds that handlers get when the consumer stops; then they are cancelled and their
             messages go back.
 

@@ -19,7 +19,7 @@ from partymq.amqp.content import decode
 from partymq.amqp.url import BrokerUrl
 from partymq.client.consumer import Consumer
 from partymq.client.failure import RetryPolicy
-from partymq.client.message import Lost, Message
+from partymq.client.message import Lost, Message, Origin
 from partymq.client.ownership import Gain, Owned
 from partymq.client.parking import ask_for_release, sequence, sift
 from partymq.client.testing import StaticOwnership
@@ -485,7 +485,7 @@ async def test_a_parked_key_waits_over_changes_of_its_owner_until_it_is_released
 
     async def parked() -> list[bytes]:
         found = await sift(opened.connection, parked_queue(GROUP), lambda raw: True)
-        return [Message(raw, None, 0, 0, 1, Lost()).body for raw in sorted(found, key=sequence)]
+        return [Message(raw, None, Origin(0, 0, Lost()), 1).body for raw in sorted(found, key=sequence)]
 
     for body in ("a0", "bad", "a2", "a3"):
         await opened.publish("a", body)

@@ -14,7 +14,7 @@ from pamqp.commands import Basic
 from partymq.amqp.content import encode_content
 from partymq.client.failure import RetryPolicy, failure_headers
 from partymq.client.handlers import decoder_for, make_handler
-from partymq.client.message import Lost, Message, Raw
+from partymq.client.message import Lost, Message, Origin, RawCopy
 from partymq.client.settings import ConsumerSettings
 from partymq.errors import ConfigError, ConnectionLost, Undecodable
 from partymq.group.layout import GroupLayout
@@ -34,8 +34,8 @@ def message(
     )
     frame = b"\1\0\1" + len(deliver).to_bytes(4) + deliver + b"\xce"
     properties = Basic.Properties(content_type=content_type, headers=headers or None)
-    raw = Raw(frame + encode_content(1, body, properties), len(frame))
-    return Message(raw, b"customer-42", 5, 17, 2, Lost())
+    raw = RawCopy(frame + encode_content(1, body, properties), len(frame))
+    return Message(raw, b"customer-42", Origin(5, 17, Lost()), 2)
 
 
 @dataclasses.dataclass

@@ -9,7 +9,7 @@ from partymq.client.lanes import Item, Lanes, State, Stream
 
 
 def items(stream: Stream, *keys: str | None) -> list[Item]:
-    return [Item(stream, tag, key.encode() if key else None, None) for tag, key in enumerate(keys, start=1)]
+    return [Item(stream, tag, key.encode() if key else None) for tag, key in enumerate(keys, start=1)]
 
 
 def added(lanes: Lanes, *keys: str | None) -> tuple[Stream, list[Item]]:
@@ -175,7 +175,7 @@ class EveryOrder(RuleBasedStateMachine):
         for key in keys:
             self.tags[which] += 1
             self.unacked[stream].add(self.tags[which])
-            self.lanes.add(Item(stream, self.tags[which], key, None))
+            self.lanes.add(Item(stream, self.tags[which], key))
 
     @rule()
     def start(self) -> None:

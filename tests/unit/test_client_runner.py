@@ -15,8 +15,7 @@ import partymq
 from partymq.client.consumer import Consumer
 from partymq.client.failure import RetryPolicy
 from partymq.client.handlers import Handler
-from partymq.client.lanes import Item
-from partymq.client.message import Message
+from partymq.client.message import Delivery, Message
 from partymq.client.ownership import Owned
 from partymq.client.partition import Partition
 from partymq.client.runner import Runner
@@ -25,6 +24,11 @@ from partymq.client.testing import StaticOwnership
 from partymq.errors import ConfigError, ConnectionLost, HandlerFailed
 from partymq.group.key import HeaderKey
 from tests.unit.test_client_handlers import message as raw_message
+
+
+def delivery(partition: Partition, tag: int, key: bytes, body: bytes | None = None) -> Delivery:
+    raw = raw_message(key if body is None else body).raw
+    return Delivery(partition.stream, tag, key, raw.data, raw.header_at)
 
 
 class Acked:
@@ -67,8 +71,7 @@ class World:
 
     def deliver(self, *keys: str) -> None:
         for tag, key in enumerate(keys, start=1):
-            raw = raw_message(key.encode()).raw
-            self.runner.lanes.add(Item(self.partition.stream, tag, key.encode(), raw))
+            self.runner.lanes.add(delivery(self.partition, tag, key.encode()))
         self.runner.pump()
 
 
@@ -105,7 +108,7 @@ async def test_the_acks_of_all_partitions_go_out_in_one_write():
         calls.append("end")
 
     world.runner.connection = SimpleNamespace(one_write=one_write)  # type: ignore[assignment]
-    world.runner.lanes.add(Item(other.stream, 5, b"b", raw_message(b"b").raw))
+    world.runner.lanes.add(delivery(other, 5, b"b"))
     world.deliver("a")
     await until(lambda: "end" in calls)
     assert calls[0] == "begin"
@@ -224,9 +227,7 @@ async def test_messages_that_come_while_others_wait_are_handled_all_the_same():
     world.deliver("slow", "slower")
     await until(lambda: world.runner.lanes.running == 2)
     for tag in range(3, 6):
-        world.runner.lanes.add(
-            Item(world.partition.stream, tag, str(tag).encode(), raw_message(b"quick").raw)
-        )
+        world.runner.lanes.add(delivery(world.partition, tag, str(tag).encode(), b"quick"))
     world.runner.pump()
     await until(lambda: world.runner.handled == 3)
     go_on.set()
@@ -276,7 +277,7 @@ async def test_what_is_cancelled_with_its_partition_does_not_keep_others_from_be
     world.deliver("stuck")
     await until(lambda: world.runner.lanes.running == 1)
     for tag in (1, 2):
-        world.runner.lanes.add(Item(other.stream, tag, str(tag).encode(), raw_message(b"fine").raw))
+        world.runner.lanes.add(delivery(other, tag, str(tag).encode(), b"fine"))
     world.runner.lose(world.partition)
     await until(lambda: world.runner.handled == 2)
     assert world.runner.retried == 0
