@@ -155,22 +155,40 @@ def test_the_tutorial_can_be_followed_word_for_word(reader: Reader) -> None:
     assert ", 0 out of order" in checked
     reader.sees("500 customers, 6 members; 8 repeated, 0 out of order", checked)
 
-    reader.runs("python publish.py 22000 1 pear")
+    printed = reader.runs(
+        "python publish.py 22000 5000 apple",
+        "partymq group resize orders --partitions 128",
+        "python publish.py 27000 5000 apple",
+    )
+    reader.sees(
+        "5000 published\n"
+        "group orders: publishers use 128 partitions from now on\n"
+        "4316 messages ready in the 64 old partitions, 64 of them consumed\n"
+        "group orders: 128 partitions; nothing is left of the old ones\n"
+        "5000 published",
+        printed,
+    )
+    reader.until(lambda: len(reader.numbers()) == 32_000)
+    checked = reader.runs("python check.py")
+    assert ", 0 out of order" in checked
+    reader.sees("500 customers, 6 members; 8 repeated, 0 out of order", checked)
+
+    reader.runs("python publish.py 32000 1 pear")
     reader.until(lambda: "1 of 1 dead letters" in reader.does("partymq dlq list orders"))
     listed = reader.runs("partymq dlq list orders")
     reader.sees(
         "place  key         partition  reason  error             attempts  replayed  bytes\n"
-        "1      customer-0  43         failed  KeyError: 'pear'  3         0         30\n"
+        "1      customer-0  107        failed  KeyError: 'pear'  3         0         30\n"
         "1 of 1 dead letters",
         listed,
     )
     shown = reader.runs("partymq dlq show orders 1")
     assert "worker.py" in shown
-    assert '{"number":22000,"item":"pear"}' in shown
+    assert '{"number":32000,"item":"pear"}' in shown
     printed = reader.runs("""echo '{"apple": 3, "pear": 4}' > prices.json""", "partymq dlq replay orders")
     reader.sees("1 dead letters are in their partitions again", printed)
-    reader.until(lambda: "22000" in reader.numbers())
-    reader.sees("customer-0 22000 pear 4 9176", reader.runs("tail -n 1 handled.txt"))
+    reader.until(lambda: "32000" in reader.numbers())
+    reader.sees("customer-0 32000 pear 4 9176", reader.runs("tail -n 1 handled.txt"))
 
     reader.interrupt(workers)
     deleted = reader.runs("partymq group delete orders --yes")
