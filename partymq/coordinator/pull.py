@@ -254,6 +254,8 @@ class PullTerm(Office):
                     hostname=effect.hostname,
                     partitions=len(effect.partitions),
                 )
+            elif isinstance(effect, ev.Remove):
+                self._resize.removable = True
             if self._assignments.take(effect):
                 assert isinstance(effect, ev.Reclaim)
                 self.happened(ev.Released(effect.handover))

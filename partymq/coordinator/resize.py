@@ -34,6 +34,9 @@ _log = get_logger(__name__)
 class Resize:
     """The part of a term that follows the group's settings.
 
+    Attributes:
+        removable: all of the layout before is retired, and that is saved.
+
     Args:
         group: the group's name.
         connection: the term's.
@@ -55,6 +58,7 @@ class Resize:
         self._coordinator = coordinator
         self._happened = happened
         self._clock = clock
+        self.removable = False
         self._unbound_at: float | None = None
         self._empty_since: dict[int, float] = {}
 
@@ -87,14 +91,17 @@ class Resize:
                 _log.info("resizing", group=self._group, **layout.describe())
                 self._happened(ev.Resized(layout.partitions, layout.common))
             return
-        if self._unbound_at is None:
-            layout = await self._layout()
-            before = layout.before()
-            if before is not None:
-                await unbind(self._connection, self._group, before)
-            self._unbound_at = self._clock()
-        if all(one.retired for one in state.partitions[: state.retiring]):
+        if self.removable:
             await self._finish()
+            return
+        if self._unbound_at is None:
+            # Locked, so that nobody resizes it again meanwhile.
+            async with locked(self._connection, self._group):
+                layout = await self._layout()
+                before = layout.before()
+                if before is not None:
+                    await unbind(self._connection, self._group, before)
+            self._unbound_at = self._clock()
         elif self._clock() - self._unbound_at >= _ON_ITS_WAY:
             layout = await self._layout()
             for number in sorted(self._coordinator.emptied):
@@ -133,9 +140,15 @@ class Resize:
             self._happened(ev.Retired(number))
 
     async def _finish(self) -> None:
+        number = self._coordinator.state.layout
         async with locked(self._connection, self._group):
-            layout = await self._layout()
-            await remove_before(self._connection, self._group, layout)
+            layout = await read_layout(self._connection, self._group)
+            if layout is None or layout.layout < number:
+                raise ConfigError("its settings in the broker are of before it was resized")
+            if layout.layout == number:
+                await remove_before(self._connection, self._group, layout)
+            # Else a coordinator before us has, and the group is being resized again.
+        self.removable = False
         self._happened(ev.ResizeOver())
         self._empty_since.clear()
-        _log.info("resized", group=self._group, **layout.settled().describe())
+        _log.info("resized", group=self._group, layout=number)

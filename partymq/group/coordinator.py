@@ -47,6 +47,7 @@ from partymq.group.events import (
     PutOff,
     Reclaim,
     Released,
+    Remove,
     Resized,
     ResizeOver,
     Resume,
@@ -150,6 +151,8 @@ class Coordinator:
         owners = {number: p.owner for number, p in enumerate(self.state.partitions) if p.owner is not None}
         self._assign_effect({number: owner for number, owner in owners.items() if number not in locked})
         self._assign_effect({number: owner for number, owner in owners.items() if number in locked}, True)
+        if self.state.all_retired:
+            self._out.append(Remove())
         self._advance(now)
         return self._taken()
 
@@ -234,8 +237,11 @@ class Coordinator:
                     self.emptied.discard(number)
                     state.partitions[number].retired = True
                     self._unsaved = True
+                    if state.all_retired:
+                        # Once it is saved: a coordinator that did not know it would want them consumed.
+                        self._out.append(Remove())
             case ResizeOver():
-                if state.retiring and all(one.retired for one in state.partitions[: state.retiring]):
+                if state.all_retired:
                     for hostname in list(self._handovers):
                         self._cancel(hostname)  # their partitions have other indices now
                     state.resized()

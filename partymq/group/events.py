@@ -299,6 +299,11 @@ class Stop:
     """Nobody to route to: consume nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """All of the layout before is retired: its queues can be removed. Ends in `ResizeOver`."""
+
+
 Effect = (
     Save
     | Answer
@@ -317,4 +322,5 @@ Effect = (
     | Forget
     | Start
     | Stop
+    | Remove
 )

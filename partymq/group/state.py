@@ -161,6 +161,11 @@ class GroupState(msgspec.Struct):
         del self.partitions[: self.retiring]
         self.retiring, self.common = 0, 1
 
+    @property
+    def all_retired(self) -> bool:
+        """Whether there is a layout before, and all of it is retired."""
+        return self.retiring > 0 and all(one.retired for one in self.partitions[: self.retiring])
+
     def waiting(self) -> list[int]:
         """Indices of partitions that wait for some of the layout before."""
         open_ones = {

@@ -22,7 +22,7 @@ from partymq.coordinator.pull_topology import (
 )
 from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout
-from partymq.group.names import dead_letter_queue, parked_queue
+from partymq.group.names import dead_letter_queue, parked_queue, settings_queue
 from partymq.group.partitioner import partition_of
 from tests.broker.tcp_proxy import TcpProxy
 from tests.broker.test_pull_group import KEYS, Seen, Start, publish, start
@@ -226,4 +226,41 @@ async def test_what_came_too_late_to_an_old_partition_is_a_dead_letter(vhost: Vh
     found = await read_layout(connection, "g")
     assert found is not None
     assert (found.partitions, found.previous) == (3, 0)
+    await connection.close()
+
+
+async def test_settings_that_somebody_else_reads_are_waited_for(vhost: Vhost) -> None:
+    """A process may hang while it has them: the group is not gone, and not to be made anew."""
+    connection = await opened(vhost)
+    await agree(connection, "g", {"partitions": 2, "queue_type": "quorum"})
+    slow = await opened(vhost)
+    channel = await slow.open_channel()
+    assert await channel.get(settings_queue("g")) is not None
+    reading = [
+        asyncio.create_task(read_layout(connection, "g")),
+        asyncio.create_task(agree(connection, "g", {"partitions": 2, "queue_type": "quorum"})),
+    ]
+    await asyncio.sleep(1.0)
+    assert not any(task.done() for task in reading)
+    await slow.close()
+    async with asyncio.timeout(20):
+        for layout in await asyncio.gather(*reading):
+            assert layout is not None
+            assert (layout.partitions, layout.version) == (2, 1)
+    await connection.close()
+
+
+async def test_where_new_settings_are_written_nobody_reads_older_ones_any_more(vhost: Vhost) -> None:
+    connection = await opened(vhost)
+    layout = await agree(connection, "g", {"partitions": 2, "queue_type": "quorum"})
+    for partitions in (3, 4):
+        async with locked(connection, "g"):
+            layout = layout.resized(partitions).settled()
+            await write_layout(connection, "g", layout)
+        channel = await connection.open_channel()
+        found = await channel.get(settings_queue("g"))
+        assert found is not None
+        assert GroupLayout.decode(found.body) == layout
+        assert await channel.get(settings_queue("g")) is None
+        await channel.close()
     await connection.close()

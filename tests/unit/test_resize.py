@@ -165,6 +165,22 @@ def test_when_nothing_is_left_the_layout_before_is_forgotten_and_hand_overs_begi
     assert group.assignments.all()["x"].partitions.keys() <= {10_000, 10_001, 10_002, 10_003}
 
 
+def test_what_was_before_is_removed_only_when_it_is_saved_that_all_of_it_is_retired() -> None:
+    """A coordinator that did not know it would want the queues consumed, and they would be gone."""
+    group = resized(2, 4)
+    group.retire(0)
+    group.happens(ev.Idle(1))
+    group.release()
+    effects = group.happens(ev.Retired(1))
+    assert effects[0] == ev.Save()
+    assert ev.Remove() in effects
+    later = Coordinator(decode_state(encode_state(group.state)), Timing(1000.0, 1000.0))
+    assert ev.Remove() in later.start(1.0, 1.0)
+    group.happens(ev.ResizeOver())
+    later = Coordinator(decode_state(encode_state(group.state)), Timing(1000.0, 1000.0))
+    assert ev.Remove() not in later.start(1.0, 1.0)
+
+
 def test_another_resize_is_not_begun_before_one_is_over() -> None:
     group = resized(2, 4)
     group.happens(ev.Resized(8, 4))
