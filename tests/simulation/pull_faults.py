@@ -27,7 +27,7 @@ class PullFaults:
     def of_kind(self, kind: str) -> list[Action]:
         """What can happen in a schedule of this kind, the likelier more than once."""
         if kind == "planned":
-            return [self._join, self._leave, self._restart, self._roll, self._stop_coordinator]
+            return [self._join, self._leave, self._restart, self._roll, self._stop_coordinator, self.resize]
         cut = self._cut
         return [
             self._join,
@@ -48,6 +48,9 @@ class PullFaults:
             self._cut_coordinator,
             self._restart_broker,
             self._cut_publisher,
+            self._hang_publisher,
+            self._cut_operator,
+            self.resize,
             lambda: cut(lambda member, notice: member.cut_data(notice)),
             lambda: cut(lambda member, notice: member.cut_voice(notice)),
             self._cut_both,
@@ -209,9 +212,22 @@ class PullFaults:
 
     def _cut_publisher(self) -> None:
         publisher = self.rng.choice(self.schedule.publishers)
-        if publisher.connection is not None:
-            self.world.tell(publisher.name, "has its connection cut")
-            publisher.connection.cut(0.3 * self.rng.random())
+        self.world.tell(publisher.name, "has its connection cut")
+        publisher.cut(0.3 * self.rng.random())
+
+    def _hang_publisher(self) -> None:
+        publisher = self.rng.choice(self.schedule.publishers)
+        self._hang(publisher, lambda: [publisher.wire.connection] if publisher.wire is not None else [])
+
+    def resize(self) -> None:
+        """Another number of partitions; where things may go wrong, whoever does it may die of it."""
+        operator = self.rng.choice(self.schedule.operators)
+        dies = self.schedule.kind == "faults" and self.rng.random() < 0.5
+        operator.resize(self.rng.randint(1, 8), self.rng.expovariate(8.0) if dies else None)
+
+    def _cut_operator(self) -> None:
+        for operator in self.schedule.operators:
+            operator.cut(0.3 * self.rng.random())
 
     def _restart_broker(self) -> None:
         if self.schedule.broker.up:

@@ -14,6 +14,8 @@ from tests.simulation.world import Process
 
 _ACK_INTERVAL = 0.005
 _MOST_ATTEMPTS = 3
+_IDLE = 0.5
+_RETRY = 0.2
 
 Ended = Callable[[list[int]], None]
 """Is told partitions that have been given up."""
@@ -68,6 +70,7 @@ class Holdings:
         self.lanes: Lanes = scene.parts.lanes(work.concurrency)
         self.holdings: dict[int, Holding] = {}
         self._over: set[str] = set()
+        self._idle_since: dict[int, float] = {}
 
     # -- as the ownership wants it -------------------------------------------------------------------------
 
@@ -94,6 +97,9 @@ class Holdings:
             return
         broker = self._scene.broker
         queue = self._scene.queue(holding.partition)
+        if not broker.look(queue).exists:
+            self._process.timer(self._scene.world.lag(), self._not_there, holding, opened)
+            return
 
         def delivered(entry: Entry) -> None:
             self._delivered(holding, entry)
@@ -104,6 +110,28 @@ class Holdings:
         holding.consumer = broker.consume(
             holding.channel, queue, self._work.prefetch, delivered, lambda: None
         )
+
+    def _not_there(self, holding: Holding, opened: Callable[[int], None]) -> None:
+        """It is owned, and tried again and again, until it is given up."""
+        opened(holding.partition)
+
+        def again() -> None:
+            if self.holdings.get(holding.partition) is holding and not holding.stream.dropped:
+                holding.channel.to_broker.send(self._consume, holding, lambda _: None)
+
+        self._process.timer(_RETRY, again)
+
+    def idle(self, partitions: Collection[int]) -> tuple[int, ...]:
+        """Those of these of which there has been nothing for a while."""
+        now = self._scene.world.now
+        parts = self._scene.parts
+        self._idle_since = {
+            identity: self._idle_since.get(identity, now)
+            for identity in partitions
+            if identity in self.holdings and (parts.idle_at_once or not self.holdings[identity].stream)
+        }
+        wait = 0.0 if parts.idle_at_once else _IDLE
+        return tuple(identity for identity, since in self._idle_since.items() if now - since >= wait)
 
     def revoke(self, partitions: Collection[int], ended: Ended) -> None:
         """Give these up: start nothing more, wait for what runs, acknowledge, close the channel. Those that

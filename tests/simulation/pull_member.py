@@ -4,10 +4,15 @@ It has two connections, one to consume on and one to speak on, and where the coo
 one to stand by on. The process can stop, and wake when the broker has given it up.
 """
 
+import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from partymq.coordinator.pull_topology import agree, read_layout
+from partymq.errors import PartyMQError, UnknownMember
 from partymq.group.duties import Duties, GiveUp, Take
+from partymq.group.layout import GroupLayout
+from partymq.group.names import layout_and_number
 from partymq.group.wire import (
     Assignment,
     Bind,
@@ -23,11 +28,14 @@ from partymq.group.wire import (
 )
 from tests.simulation.broker import Channel, Connection, Entry
 from tests.simulation.pull_holdings import Holdings, Work
-from tests.simulation.pull_scene import CALL_TIMEOUT, COMMANDS, Envelope, Scene
+from tests.simulation.pull_loop import Loop
+from tests.simulation.pull_scene import CALL_TIMEOUT, COMMANDS, GROUP, Envelope, Scene
 from tests.simulation.pull_term import Candidate
+from tests.simulation.pull_wire import Wire
 from tests.simulation.world import Process
 
 _UNACKED = 1 << 30
+_IDLE_LOOK = 0.25
 _AnswerTo = Callable[[Status | None], None]
 
 
@@ -40,6 +48,12 @@ class Session:
     data: Connection
     voice: Channel
     duties: Duties
+    wire: Wire
+    """Its `data`."""
+    layout: GroupLayout | None = None
+    idle: tuple[int, ...] = ()
+    """What it has said to have nothing of."""
+    watching: bool = False
     joined: bool = False
     departed: bool = False
     """Whether it has said its last word."""
@@ -64,6 +78,7 @@ class PullMember(Process):
         self.session: Session | None = None
         self.holdings = Holdings(scene, self, keys, work)
         self.candidate = Candidate(scene, self) if embedded else None
+        self.loop = Loop(self)
         self._scene = scene
         self._answers: dict[str, _AnswerTo] = {}
         self._sessions = 0
@@ -119,6 +134,8 @@ class PullMember(Process):
             session.over = True
             session.voice.connection.cut()
             session.data.cut()
+            session.wire.lost()
+        self.loop.end()
         if self.candidate is not None:
             self.candidate.kill()
 
@@ -131,6 +148,8 @@ class PullMember(Process):
             session.over = True
             session.voice.connection.close()
             session.data.close()
+            session.wire.lost()
+        self.loop.end()
         if self.candidate is not None:
             self.candidate.close()
         self.end_life()
@@ -169,13 +188,28 @@ class PullMember(Process):
         control = f"control-{who}"
         voice_channel = voice.channel()
         voice_channel.confirms = False
-        session = self.session = Session(who, control, data, voice_channel, self._scene.parts.duties())
+        duties, wire = self._scene.parts.duties(), Wire(self.loop, data)
+        session = self.session = Session(who, control, data, voice_channel, duties, wire)
         self._scene.who[data] = who
         broker.declare(control, durable=False, owner=data)
         broker.consume(
             data.channel(), control, _UNACKED, lambda e: self._heard(session, e), lambda: None, no_ack=True
         )
-        self.timer(self.world.lag(), self._bind, session)
+        wish = {"partitions": self._scene.layout.partitions}
+        self.loop.begin(
+            agree(wire, GROUP, wish),  # type: ignore[arg-type]
+            lambda layout: self._agreed(session, layout),
+            lambda error: self._fails(session, error),
+        )
+
+    def _agreed(self, session: Session, layout: GroupLayout) -> None:
+        session.layout = layout
+        self._bind(session)
+
+    def _fails(self, session: Session, error: PartyMQError) -> None:
+        if not session.over:
+            self.world.tell(session.who, "can't go on: %s", error)
+            self._end(session)
 
     def _lost(self, session: Session) -> None:
         if session.over:
@@ -188,6 +222,7 @@ class PullMember(Process):
         session.over = True
         session.data.cut()
         session.voice.connection.cut()
+        session.wire.lost()
         if self.session is session:
             self.session = None
         self.holdings.lose(session.who)
@@ -229,6 +264,7 @@ class PullMember(Process):
             case Assignment() as assignment:
                 if session.duties.take(assignment):
                     self._work(session)
+                    self._watch(session)
 
     # -- joining and leaving -------------------------------------------------------------------------------
 
@@ -258,9 +294,27 @@ class PullMember(Process):
 
     def _beat(self, session: Session) -> None:
         if not session.over:
-            duties = session.duties
-            self._tell(session, Heartbeat(self.member, duties.epoch, duties.generation, session.control))
+            self._say_heartbeat(session, self.holdings.idle(session.duties.retiring))
             self.timer(self._scene.settings.session_timeout / 3, self._beat, session)
+
+    def _say_heartbeat(self, session: Session, idle: tuple[int, ...]) -> None:
+        duties, session.idle = session.duties, idle
+        beat = Heartbeat(self.member, duties.epoch, duties.generation, session.control, idle)
+        self._tell(session, beat)
+
+    def _watch(self, session: Session) -> None:
+        """Look at what is to be emptied, as long as there is something."""
+        if not session.watching and session.joined:
+            session.watching = True
+            self._look(session)
+
+    def _look(self, session: Session) -> None:
+        session.watching = not session.over and bool(session.duties.retiring or session.idle)
+        if session.watching:
+            idle = self.holdings.idle(session.duties.retiring)
+            if idle != session.idle:
+                self._say_heartbeat(session, idle)
+            self.timer(_IDLE_LOOK, self._look, session)
 
     def _told(self, session: Session) -> None:
         session.telling = False
@@ -283,20 +337,36 @@ class PullMember(Process):
             duties.begun(step)
             match step:
                 case Take(partitions):
-                    self.timer(self.world.lag(), self._gain, session, partitions)
+                    self.loop.begin(
+                        self._gain(session, partitions), None, lambda error: self._fails(session, error)
+                    )
                 case GiveUp(given):
                     self.holdings.revoke(given, lambda ended: self._gave_up(session, ended))
         self._report(session)
         if duties.leaving and duties.nothing_left and not session.telling:
             self._farewell(session)
 
-    def _gain(self, session: Session, partitions: dict[int, int]) -> None:
+    async def _gain(self, session: Session, partitions: dict[int, int]) -> None:
         def gained() -> None:
             session.duties.held(partitions)
             self._stepped(session)
 
+        await asyncio.sleep(self.world.lag())
+        for identity in partitions:
+            await self._know(session, layout_and_number(identity)[0])
         if not session.over:
             self.holdings.gain(session.who, session.data, partitions, gained)
+
+    async def _know(self, session: Session, number: int) -> None:
+        """Read the group's settings again where a partition is of a layout that it does not know."""
+        for attempt in range(2):
+            layout = session.layout
+            if layout is not None and number in (layout.layout, layout.layout - bool(layout.previous)):
+                return
+            if not attempt:
+                found = await read_layout(session.wire, GROUP)  # type: ignore[arg-type]
+                session.layout = found or layout
+        raise UnknownMember(f"the settings know nothing of layout {number}")
 
     def _gave_up(self, session: Session, partitions: Collection[int]) -> None:
         session.duties.gave_up(partitions)

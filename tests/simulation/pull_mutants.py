@@ -35,7 +35,8 @@ class RevokesNothing(Assignments):
 
     def all(self) -> dict[str, Assignment]:
         return {
-            name: self._made(dict(told.partitions), {}, told.standing) for name, told in super().all().items()
+            name: self._made(dict(told.partitions), {}, told.standing, told.retiring)
+            for name, told in super().all().items()
         }
 
 

@@ -4,6 +4,8 @@ A member is known here by the connection that it consumes on. When the broker cl
 is not counted any more: it is a zombie, and its fencing token has to be lower than that of the next owner.
 """
 
+from collections import defaultdict
+
 from tests.simulation.message import Message
 from tests.simulation.oracle import Oracle
 from tests.simulation.world import World
@@ -12,9 +14,11 @@ from tests.simulation.world import World
 class PullOracle(Oracle):
     """Watches a schedule. See `Oracle`; keys and partitions are numbered apart here."""
 
-    def __init__(self, world: World, keys: int, partitions: int, *, faults: bool) -> None:
+    def __init__(self, world: World, keys: int, *, faults: bool) -> None:
         super().__init__(world, keys, faults=faults)
-        self._newest: list[tuple[int, str]] = [(0, "")] * partitions
+        self._newest: dict[int, tuple[int, str]] = defaultdict(lambda: (0, ""))
+        """Token and who had it, of a partition by its id."""
+        self._token_of = [0] * keys
         self.hung: set[str] = set()
         """Processes that have, and may first go on with what they were told before."""
         self.namesakes: set[str] = set()
@@ -50,6 +54,9 @@ class PullOracle(Oracle):
             )
         else:
             self._newest[partition] = token, who
+            if token < self._token_of[message.key]:
+                self.fail("%s handles %s with token %d: of another partition", who, message, token)
+            self._token_of[message.key] = token
         key = self.keys[message.key]
         if message.number == key.last + 1 and not key.finished:
             self.fail("%s begins %s, but nobody has finished %d", who, message, key.last)
@@ -72,9 +79,22 @@ class PullOracle(Oracle):
         self.working[message.key].pop(who, None)
         key.begun.discard(message.number)
 
+    def buried(self, message: Message) -> None:
+        """It became a dead letter: it came too late to a partition of the layout before."""
+        self.world.tell("oracle", "%s is a dead letter", message)
+        self.keys[message.key].excused.add(message.number)
+
+    def refused(self, partitions: int, why: str) -> None:
+        """A resize is refused: only because there is another one under way."""
+        if "is being resized from" not in why:
+            self.fail("a resize to %d is refused: %s", partitions, why)
+
     def acked(self, body: object) -> None:
         """The broker removes a message from a partition's queue."""
-        if isinstance(body, Message) and body.number not in self.keys[body.key].done:
+        if not isinstance(body, Message):
+            return
+        key = self.keys[body.key]
+        if body.number not in key.done and body.number not in key.excused:
             self.fail("%s is acknowledged, and nobody has handled it", body)
 
 

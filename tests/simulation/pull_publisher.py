@@ -1,84 +1,80 @@
-"""A publisher: the real outbox and the real routes, over the model of the broker."""
+"""A process that publishes: the real publisher, over the model of the broker."""
 
-from partymq.amqp.content import Returned
-from partymq.client.outbox import Item, Outbox
-from partymq.client.routes import Routes
-from tests.simulation.broker import Channel, Connection
+from partymq.client.publisher import Publisher
+from partymq.errors import ConnectionLost
 from tests.simulation.message import Message
+from tests.simulation.pull_loop import Loop
 from tests.simulation.pull_scene import GROUP, Scene
+from tests.simulation.pull_wire import Wire
 from tests.simulation.world import Process
 
-_CHANNEL = 1
-_FRAME_MAX = 1 << 17
-_EXCHANGE_AT = 13
-"""Where a Publish frame has the length of the exchange's name."""
-
-
-class _Put(Item):
-    """A message that nobody waits for."""
-
-    __slots__ = ("message",)
-
-    def __init__(self, message: Message, key: bytes, at: float) -> None:
-        super().__init__(str(message).encode(), key, at, None, None)
-        self.message = message
-
-
-def _routing_key(frame: bytes) -> str:
-    at = _EXCHANGE_AT + 1 + frame[_EXCHANGE_AT]
-    return frame[at + 1 : at + 1 + frame[at]].decode()
+_PATIENCE = 3600.0
 
 
 class PullPublisher(Process):
-    """Publishes until everything is confirmed, in order, over lost connections too.
+    """Publishes until everything is confirmed, over lost connections and other numbers of partitions.
 
     Attributes:
-        connection: None while there is none.
+        loop: what its coroutines run in.
+        wire: its connection; None before the first.
     """
 
     def __init__(self, scene: Scene, name: str, keys: list[bytes]) -> None:
         super().__init__(scene.world, name)
+        self.loop = Loop(self)
+        self.wire: Wire | None = None
         self._scene = scene
         self._keys = keys
-        self._outbox = Outbox(scene.world.rng.choice((1, 4, 100)), 1 << 20)
-        self._routes: Routes | None = None
-        self._channel: Channel | None = None
-        self.connection: Connection | None = None
+        self._early: list[Message] = []
+        self._publisher: Publisher | None = None
 
-    def connect(self) -> None:
-        """Connect, again and again until it works."""
-        connection = self.connection = self._scene.broker.connect(self, self._lost)
+    def start(self) -> None:
+        """Start the process, which tries to connect until that works."""
+        self.loop.begin(self._open(), None, lambda error: self.timer(0.2, self.start))
+
+    async def _open(self) -> None:
+        publisher = self._scene.parts.publisher(
+            f"amqp://{self.name}",
+            group=GROUP,
+            timeout=_PATIENCE,
+            max_in_flight=self.world.rng.choice((1, 4, 100)),
+        )
+        await publisher.open()
+        self._publisher = publisher
+        early, self._early = self._early, []
+        for message in early:
+            self.put(message)
+
+    def dial(self) -> Wire:
+        """Its next connection. Raises ConnectionLost."""
+        connection = self._scene.broker.connect(self, lambda: wire.lost())
         if connection is None:
-            self.timer(0.2, self.connect)
-            return
-        channel = self._channel = connection.channel()
-        channel.on_confirm = self._confirmed
-        channel.on_return = self._came_back
-        self._routes = Routes(_CHANNEL, GROUP, self._scene.layout)
-        self._flush()
+            raise ConnectionLost("the broker is down")
+        wire = self.wire = Wire(self.loop, connection)
+        return wire
 
     def put(self, message: Message) -> None:
         """Publish, whenever that is possible."""
-        self._outbox.put(_Put(message, self._keys[message.key], self.world.now))
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._channel is None or self._routes is None:
+        if self._publisher is None:
+            self._early.append(message)
             return
-        for item in self._outbox.take():
-            assert isinstance(item, _Put)
-            frame = self._routes.frames((item,))
-            self._channel.publish(_routing_key(frame), None, item.message, item.seq)
+        body = f"{message.key}:{message.number}".encode()
+        self.loop.begin(
+            self._publisher.publish(body, self._keys[message.key]),
+            None,
+            lambda error: self._given_up(message, error),
+        )
 
-    def _confirmed(self, seq: int) -> None:
-        self._outbox.confirms([(seq, False, True)])
-        self._flush()
+    def _given_up(self, message: Message, error: Exception) -> None:
+        self._scene.oracle.fail("%s gives %s up: %s", self.name, message, error)
 
-    def _came_back(self, seq: int) -> None:
-        content = self._outbox.flight[seq].content
-        self._outbox.came_back(Returned(312, "NO_ROUTE", "", "", content), _FRAME_MAX)
+    def cut(self, notice: float) -> None:
+        """The broker closes its connection."""
+        if self.wire is not None:
+            self.wire.connection.cut(notice)
 
-    def _lost(self) -> None:
-        self._channel = self._routes = self.connection = None
-        self._outbox.rewind()
-        self.timer(0.1, self.connect)
+    def end(self) -> None:
+        """The schedule is over."""
+        if self.wire is not None:
+            self.wire.lost()
+        self.loop.end()

@@ -5,14 +5,22 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from partymq.client.lanes import Lanes
+from partymq.client.publisher import Publisher
 from partymq.coordinator.pull import PullSettings
-from partymq.group import events as ev
+from partymq.coordinator.resize import Resize
 from partymq.group.assignments import Assignments
 from partymq.group.coordinator import Coordinator
 from partymq.group.duties import Duties
 from partymq.group.layout import GroupLayout
 from partymq.group.membership import Timing
-from partymq.group.names import coordinator_queue
+from partymq.group.names import (
+    coordinator_queue,
+    dead_letter_queue,
+    layout_and_number,
+    parked_queue,
+    partition_queue,
+    settings_queue,
+)
 from partymq.group.state import GroupState
 from partymq.group.wire import Command
 from tests.simulation.broker import Broker, Channel, Connection
@@ -36,12 +44,16 @@ class PullParts:
     assignments: Callable[[GroupState, int], Assignments] = Assignments
     duties: Callable[[], Duties] = Duties
     lanes: Callable[[int], Lanes] = Lanes
+    publisher: type[Publisher] = Publisher
+    resize: type[Resize] = Resize
     releases_early: bool = False
     """Does not wait for the handlers that run."""
     acks_early: bool = False
     """Acknowledges what it is delivered."""
     forgets_loss: bool = False
     """Goes on with its handlers on another connection as if nothing had happened."""
+    idle_at_once: bool = False
+    """Says that it has nothing of a partition that is to be emptied."""
     acts_before_saving: bool = False
     """This is one of the coordinator: others hear of a state that may be lost."""
 
@@ -58,6 +70,7 @@ class Envelope:
 @dataclass(slots=True)
 class Scene:
     """Attributes:
+    layout: the group's when it was created.
     faults: whether anything may go wrong.
     who: the members on their data connections, as the broker knows them.
     epochs: numbers of terms.
@@ -70,15 +83,27 @@ class Scene:
     settings: PullSettings
     layout: GroupLayout
     parts: PullParts
-    performed: Callable[[ev.Effect], None]
+    performed: Callable[[object], None]
     faults: bool
     who: dict[Connection, str] = field(default_factory=dict)
     epochs: "count[int]" = field(default_factory=lambda: count(1))
     requests: "count[int]" = field(default_factory=lambda: count(1))
 
-    def queue(self, partition: int) -> str:
-        """The queue of a partition."""
-        return self.layout.queue(GROUP, partition)
+    def create(self) -> None:
+        """The group as it is when it was created."""
+        broker = self.broker
+        broker.declare(COMMANDS)
+        for number in range(self.layout.partitions):
+            queue = broker.declare(self.layout.queue(GROUP, number), single_active=True)
+            broker.bind(queue.name, self.layout.routing_key(number))
+        for name in (settings_queue(GROUP), dead_letter_queue(GROUP), parked_queue(GROUP)):
+            broker.declare(name)
+        broker.put(settings_queue(GROUP), self.layout.encode())
+
+    @staticmethod
+    def queue(identity: int) -> str:
+        """The queue of a partition, by its id."""
+        return partition_queue(GROUP, *layout_and_number(identity))
 
     def send(self, channel: Channel, queue: str, body: object) -> None:
         """Publish to a queue, without a confirm."""

@@ -4,10 +4,15 @@ In the end everything is handled, every partition has one consumer, the member t
 token, and the members have the same number of partitions, but for one.
 """
 
+import random
+from unittest.mock import patch
+
+from partymq.amqp.url import BrokerUrl
+from partymq.client import publisher as publisher_module
 from partymq.coordinator.pull import PullSettings
 from partymq.group import events as ev
 from partymq.group.layout import GroupLayout
-from partymq.group.names import partition_key
+from partymq.group.names import dead_letter_queue, settings_queue
 from partymq.group.state import GroupState, MemberState
 from tests.simulation.broker import Broker, Connection
 from tests.simulation.course import Course, Result, not_balanced
@@ -15,14 +20,17 @@ from tests.simulation.instance import Election
 from tests.simulation.message import Message
 from tests.simulation.pull_faults import PullFaults
 from tests.simulation.pull_holdings import Work
-from tests.simulation.pull_member import PullMember
+from tests.simulation.pull_member import PullMember, Session
+from tests.simulation.pull_operator import Operator
 from tests.simulation.pull_oracle import PullOracle
 from tests.simulation.pull_publisher import PullPublisher
-from tests.simulation.pull_scene import COMMANDS, GROUP, PullParts, Scene
+from tests.simulation.pull_scene import GROUP, PullParts, Scene
 from tests.simulation.pull_term import Candidate, ModelTerm
+from tests.simulation.pull_wire import Wire
 from tests.simulation.world import Process
 
-TRAPPED: tuple[type[ev.Effect], ...] = (ev.Drain, ev.Drain, ev.Assign, ev.Assign, ev.Reclaim, ev.Cancel)
+TRAPPED: tuple[type, ...] = (ev.Drain, ev.Drain, ev.Assign, ev.Assign, ev.Reclaim, ev.Cancel)
+OF_RESIZES: tuple[type, ...] = (ev.Resized, ev.Idle, ev.Idle, ev.Occupied, ev.Retired, ev.ResizeOver)
 """What happens in the very moment of one of these is the most dangerous."""
 
 
@@ -65,9 +73,7 @@ class PullSchedule(Course):
         self.partitions = rng.randint(1, 6)
         self.embedded = rng.random() < 0.7
         self.keys = [b"key-%d" % number for number in range(rng.randint(1, 10))]
-        self.oracle: PullOracle = PullOracle(
-            world, len(self.keys), self.partitions, faults=self.kind == "faults"
-        )
+        self.oracle: PullOracle = PullOracle(world, len(self.keys), faults=self.kind == "faults")
         broker = self.broker = Broker(world, self.oracle.lost)
         grace = rng.choice((0.0, 0.0, 2.0))
         self.scene = Scene(
@@ -83,12 +89,9 @@ class PullSchedule(Course):
             self.performed,
             faults=self.kind == "faults",
         )
-        broker.watch_ack = lambda queue, body: self.oracle.acked(body)
+        broker.watch_ack = self._acked
         broker.watch_closed = self._closed
-        broker.declare(COMMANDS)
-        for number in range(self.partitions):
-            queue = broker.declare(self.scene.queue(number), single_active=True)
-            broker.bind(queue.name, partition_key(1, number))
+        self.scene.create()
         self.work = Work(
             concurrency=rng.choice((1, 2, 64)),
             prefetch=rng.choice((1, 3, 20)),
@@ -98,6 +101,7 @@ class PullSchedule(Course):
             threads=rng.random() < 0.3,
         )
         self.publishers = [PullPublisher(self.scene, name, self.keys) for name in ("left", "right")]
+        self.operators = [Operator(self.scene, name) for name in ("operator", "another operator")]
         self.servers = [] if self.embedded else [Server(self.scene, name) for name in ("one", "two")]
         self.members: list[PullMember] = []
         self.names = [f"m{number}" for number in range(rng.randint(1, 4))]
@@ -110,6 +114,12 @@ class PullSchedule(Course):
         if who is not None:
             self.oracle.gone(who)
         self.scene.election.lost(connection)
+
+    def _acked(self, queue: str, body: object) -> None:
+        dead = self.broker.queues[dead_letter_queue(GROUP)].ready
+        if isinstance(body, Message) and any(entry.body == body for entry in dead):
+            self.oracle.buried(body)
+        self.oracle.acked(body)
 
     # -- who there is --------------------------------------------------------------------------------------
 
@@ -154,7 +164,7 @@ class PullSchedule(Course):
         for server in self.servers:
             world.after(rng.uniform(0, 0.5), server.start)
         for publisher in self.publishers:
-            world.after(0.0, publisher.connect)
+            world.after(0.0, publisher.start)
         faults = PullFaults(self)
         for name in self.names:
             world.after(0.0 if rng.random() < 0.6 else rng.uniform(0, length), faults.start, name)
@@ -163,6 +173,9 @@ class PullSchedule(Course):
         if rng.random() < 0.4:
             for _ in range(30):
                 world.after(rng.choice((0.0, length / 2)), self.publish, rng.randrange(len(self.keys)))
+        resizes = self.rng.choice((0, 1, 1, 2, 3))
+        for _ in range(resizes):
+            world.after(rng.uniform(0, length), self.unless_healed, faults.resize)
         actions = faults.of_kind(self.kind)
         for _ in range(rng.randint(1, 5) if self.kind == "planned" else rng.randint(2, 10)):
             when = rng.uniform(0.5, length)
@@ -171,7 +184,8 @@ class PullSchedule(Course):
                 world.after(when + rng.uniform(0, 0.6), self.unless_healed, rng.choice(actions))
         for _ in range(rng.randint(0, 6)):
             sprung = actions if self.kind == "planned" or rng.random() < 0.5 else faults.of_coordinators()
-            self.traps.append((rng.choice(TRAPPED), rng.choice(sprung)))
+            moments = OF_RESIZES if resizes and rng.random() < 0.5 else TRAPPED
+            self.traps.append((rng.choice(moments), rng.choice(sprung)))
         return length
 
     # -- the end -----------------------------------------------------------------------------------------
@@ -180,7 +194,7 @@ class PullSchedule(Course):
         """See `Course`."""
         self.world.tell("schedule", "no more faults")
         self.healed = True
-        for process in [*self.members, *self.servers]:
+        for process in [*self.members, *self.servers, *self.publishers, *self.operators]:
             if process.frozen:
                 self.world.tell(process.name, "continues")
                 process.thaw()
@@ -212,8 +226,29 @@ class PullSchedule(Course):
         unbalanced = not_balanced(state, ready)
         if unbalanced is not None:
             return unbalanced
-        for number, partition in enumerate(state.partitions):
+        return self._not_resized(state) or self._not_consumed(state, sessions)
+
+    def _not_resized(self, state: GroupState) -> str | None:
+        """What is left of a resize."""
+        queue = self.broker.queues[settings_queue(GROUP)]
+        settings = [GroupLayout.decode(entry.body) for entry in queue.ready]
+        if not settings:
+            return "somebody reads the settings"
+        layout = max(settings, key=lambda one: one.version)
+        if layout.previous or state.retiring or state.layout != layout.layout:
+            return f"resizing: {layout.describe()}, {state.layout} {state.retiring}"
+        if len(state.partitions) != layout.partitions:
+            return f"{len(state.partitions)} partitions, but the settings say {layout.partitions}"
+        present = {layout.queue(GROUP, number) for number in range(layout.partitions)}
+        for name, queue in self.broker.queues.items():
+            if "partition-" in name and name not in present and queue.depth:
+                return f"{queue.depth} messages are left in {name}"
+        return None
+
+    def _not_consumed(self, state: GroupState, sessions: dict[str, Session | None]) -> str | None:
+        for index, partition in enumerate(state.partitions):
             assert partition.owner is not None
+            number = state.id_of(index)
             session = sessions[partition.owner]
             queue = self.broker.queues[self.scene.queue(number)]
             if queue.depth or session is None:
@@ -223,6 +258,28 @@ class PullSchedule(Course):
             if session.duties._held.get(number) != partition.fencing_token:
                 return f"{session.who} has {session.duties!r}, but {number} has {partition.fencing_token}"
         return None
+
+    # -- play ----------------------------------------------------------------------------------------------
+
+    async def dial(self, url: BrokerUrl, **_: object) -> Wire:
+        """A publisher's next connection."""
+        return next(one for one in self.publishers if one.name == url.host).dial()
+
+    def play(self) -> Result:
+        """See `Course`. The real code throws dice of its own, which are the seed's here."""
+        dice = random.getstate()
+        random.seed(self.seed)
+        try:
+            with patch.object(publisher_module, "connect", self.dial):
+                return super().play()
+        finally:
+            random.setstate(dice)
+            for process in (*self.publishers, *self.operators):
+                process.end()
+            for _, candidate in self.candidates():
+                candidate.kill()
+            for member in self.members:
+                member.loop.end()
 
 
 def play_pull(seed: int, parts: PullParts | None = None, *, telling: bool = False) -> Result:

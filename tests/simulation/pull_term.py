@@ -6,15 +6,19 @@ from typing import Any, cast
 
 from partymq.amqp.content import Returned
 from partymq.coordinator.pull import PullTerm
+from partymq.errors import PartyMQError
 from partymq.group import events as ev
 from partymq.group.state import GroupState, decode_state, encode_state
 from partymq.group.wire import Assignment, Reply
 from tests.simulation.broker import Connection, Entry, Refused
-from tests.simulation.pull_scene import COMMANDS, Envelope, Scene
+from tests.simulation.pull_loop import Loop
+from tests.simulation.pull_scene import COMMANDS, GROUP, Envelope, Scene
+from tests.simulation.pull_wire import Wire
 from tests.simulation.world import Process
 
 _TICK = 0.2
 _LOOK = 0.25
+_OF_RESIZES = (ev.Resized, ev.Idle, ev.Occupied, ev.Retired, ev.ResizeOver)
 
 
 class ModelTerm(PullTerm):
@@ -27,11 +31,16 @@ class ModelTerm(PullTerm):
     def __init__(self, scene: Scene, candidate: "Candidate", state: GroupState, epoch: int) -> None:
         lease: Any = SimpleNamespace(epoch=epoch, current=SimpleNamespace(instance=candidate.process.name))
         clock: Callable[[], float] = lambda: scene.world.now  # noqa: E731
-        super().__init__(scene.settings, lease, state, cast("Any", None), clock)
+        super().__init__(scene.settings, lease, state, cast("Any", None), clock=clock)
         self.coordinator = scene.parts.coordinator(state, scene.settings.timing())
         self._assignments = scene.parts.assignments(state, epoch)
         assert candidate.connection is not None
+        assert candidate.wire is not None
         self._scene = scene
+        self._candidate = candidate
+        self._resize = scene.parts.resize(
+            GROUP, cast("Any", candidate.wire), self.coordinator, self.happened, clock
+        )
         self._process = candidate.process
         self._state_channel = candidate.connection.channel()
         self._serving = candidate.connection.channel()
@@ -49,6 +58,13 @@ class ModelTerm(PullTerm):
         self._decided_on([], self.begin())
         self._every(_TICK, self._tick_now)
         self._every(_LOOK, self.look)
+        self._candidate.loop.begin(self._resize.run(), None, self._failed)
+
+    def _failed(self, error: PartyMQError) -> None:
+        """A term ends with an error of any of its tasks."""
+        self._scene.world.tell(self._process.name, "can't go on: %s", error)
+        if not self.over:
+            self._candidate.give_up()
 
     def linger(self, delay: float) -> None:
         """What was sent to members is still on its way when the connection is gone."""
@@ -92,6 +108,9 @@ class ModelTerm(PullTerm):
 
     def happened(self, event: ev.Event) -> None:
         super().happened(event)
+        if isinstance(event, _OF_RESIZES):
+            self._scene.world.tell(self._process.name, "%s", event)
+            self._scene.performed(event)
         if not self._saving and not self._scheduled:
             self._scheduled = True
             self._process.timer(0.0, self._work)
@@ -145,14 +164,16 @@ class Candidate:
     """Waits for the group's state, on a connection of its own; coordinates while it has it.
 
     Attributes:
-        connection: None while there is none.
+        connection: None while there is none. wire: the same, for what runs in `loop`.
         term: the present one.
     """
 
     def __init__(self, scene: Scene, process: Process) -> None:
         self._scene = scene
         self.process = process
+        self.loop = Loop(process)
         self.connection: Connection | None = None
+        self.wire: Wire | None = None
         self.term: ModelTerm | None = None
         self.ended = False
 
@@ -175,6 +196,7 @@ class Candidate:
         if self.connection is None:
             self.process.timer(0.3, self.stand)
         else:
+            self.wire = Wire(self.loop, self.connection)
             self._scene.election.stand(self.connection, self._elected)
 
     def _elected(self, payload: bytes) -> None:
@@ -191,8 +213,19 @@ class Candidate:
 
     def _lost(self) -> None:
         self._end_term()
-        self.connection = None
+        self._hang_up()
         self.process.timer(0.1 + 0.3 * self._scene.world.rng.random(), self.stand)
+
+    def give_up(self) -> None:
+        """Begin anew, with another connection."""
+        if self.connection is not None:
+            self.connection.close()
+            self._lost()
+
+    def _hang_up(self) -> None:
+        if self.wire is not None:
+            self.wire.lost()
+        self.connection = self.wire = None
 
     def _end_term(self) -> None:
         if self.term is not None:
@@ -212,7 +245,8 @@ class Candidate:
         """Its process is dead."""
         self.cut()
         self._end_term()
-        self.connection = None
+        self._hang_up()
+        self.loop.end()
         self.ended = True
 
     def close(self) -> None:
@@ -221,4 +255,5 @@ class Candidate:
         self._end_term()
         if self.connection is not None:
             self.connection.close()
-            self.connection = None
+            self._hang_up()
+        self.loop.end()
