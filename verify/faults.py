@@ -5,15 +5,14 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
-from tests.broker.tcp_proxy import BOTH, DOWN, UP
-from verify.schedule import Schedule
+from verify.servers import ServerFaults
 from verify.stage import Pod
-from verify.world import COMMANDS, EXCHANGE, Server, World
+from verify.world import COMMANDS, EXCHANGE, World
 
 _MOST_MEMBERS: Final = 6
 
 
-class Faults(Schedule):
+class Faults(ServerFaults):
     """The faults of a push group.
 
     Args:
@@ -21,7 +20,7 @@ class Faults(Schedule):
     """
 
     def __init__(self, world: World, chooser: random.Random, *, planned: bool = False) -> None:
-        super().__init__(world, chooser)
+        super().__init__(world, chooser, world.servers)
         self._world: World = world
         self._names = 0
         gentle: list[tuple[Callable[[], bool], int]] = [
@@ -39,9 +38,9 @@ class Faults(Schedule):
             (self.kill_server, 4),
             (self.kill_all_servers, 1),
             (self.stop_server, 3),
-            (self.cut, 6),
-            (self.cut_one, 10),
-            (self.half_open, 3),
+            (self.cut_server, 6),
+            (self.cut_one_of_server, 10),
+            (self.half_open_server, 3),
             (self.kill_broker, 1),
             (self.restart_broker, 1),
             (self.memory_alarm, 2),
@@ -172,88 +171,6 @@ class Faults(Schedule):
             1.0, 6.0, lambda: self._world.ask_broker(lambda channel: channel.queue_bind(**binding)), pod
         )
         return self._tell(f"{pod.name}: {pod.queue} is not bound for {seconds:.1f} s")
-
-    # Servers ----------------------------------------------------------------------------------------
-
-    def _server(self) -> Server | None:
-        """One of those that can be disturbed; the one that routes more often than not."""
-        well = [s for s in self._world.servers if s.runs and not s.stopped and s not in self._busy]
-        if not well:
-            return None
-        active = [server for server in well if server.coordinates()]
-        return (
-            self._random.choice(active or well) if self._random.random() < 0.7 else self._random.choice(well)
-        )
-
-    def _what(self, server: Server) -> str:
-        return f"{server.name} ({'active' if server.coordinates() else 'stands by'})"
-
-    def kill_server(self) -> bool:
-        server = self._server()
-        if server is None:
-            return False
-        what = self._what(server)
-        server.kill()
-        seconds = self._later(0.0, 6.0, server.start, server)
-        return self._tell(f"{what} is killed, and started after {seconds:.1f} s")
-
-    def kill_all_servers(self) -> bool:
-        if any(not server.runs or server in self._busy for server in self._world.servers):
-            return False
-        for server in self._world.servers:
-            server.kill()
-            self._later(0.0, 6.0, server.start, server)
-        return self._tell("all servers are killed, and started again")
-
-    def restart_server(self) -> bool:
-        server = self._server()
-        if server is None:
-            return False
-        what = self._what(server)
-        server.terminate()
-
-        def again() -> None:
-            if server.runs:
-                self._later(0.2, 0.2, again, server)
-            else:
-                server.start()
-
-        self._later(0.5, 3.0, again, server)
-        return self._tell(f"{what} is restarted in order")
-
-    def stop_server(self) -> bool:
-        server = self._server()
-        if server is None:
-            return False
-        what = self._what(server)
-        server.stop()
-        seconds = self._later(0.5, 9.0, server.go_on, server)
-        return self._tell(f"{what} stands still for {seconds:.1f} s")
-
-    # The network between servers and broker -----------------------------------------------------------
-
-    def cut(self) -> bool:
-        server = self._server()
-        if server is None:
-            return False
-        return self._tell(f"{self._what(server)}: {server.proxy.cut()} connections are cut")
-
-    def cut_one(self) -> bool:
-        server = self._server()
-        if server is None:
-            return False
-        number = self._random.randrange(3)
-        server.proxy.cut_one(number)
-        return self._tell(f"{self._what(server)}: connection {number} is cut")
-
-    def half_open(self) -> bool:
-        server = self._server()
-        if server is None:
-            return False
-        direction = self._random.choice((UP, DOWN, BOTH))
-        server.proxy.pause(direction)
-        seconds = self._later(0.5, 9.0, server.proxy.resume, server)
-        return self._tell(f"{self._what(server)}: nothing goes {direction} for {seconds:.1f} s")
 
     # The broker ---------------------------------------------------------------------------------------
 

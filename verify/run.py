@@ -9,6 +9,7 @@ from pathlib import Path
 from verify.course import Outcome, Plan, disturb
 from verify.faults import Faults
 from verify.promises import check
+from verify.servers import failed_servers
 from verify.world import World
 
 
@@ -32,11 +33,7 @@ def run(plan: Plan, _options: argparse.Namespace, folder: Path, log: Callable[[s
         world.publish(f"--seed={plan.seed}", f"--rate={plan.rate}")
         ending = disturb(plan, world, faults, chooser, log)
         works = [work for pod in world.pods for work in pod.work()]
-        failed = [
-            f"{server.name} ended with {server.process.status}"
-            for server in world.servers
-            if server.process is not None and server.process.status not in (None, 0)
-        ]
+        failed = failed_servers(world.servers)
     verdict = check(world.counts, works)
     about = [
         f"messages {verdict.messages}, handled {verdict.handled}, repeats {verdict.repeats},"

@@ -7,20 +7,20 @@ from typing import Final
 
 from tests.broker.tcp_proxy import BOTH, DOWN, UP
 from verify.pull.group import GROUP, Connected, PullGroup
-from verify.schedule import Schedule
+from verify.servers import ServerFaults
 
 COMMANDS: Final = f"partymq.{GROUP}.q.coordinator"
 _MOST_MEMBERS: Final = 6
 _RELEASE_EVERY: Final = 8.0
 
 
-class PullFaults(Schedule):
+class PullFaults(ServerFaults):
     """Args:
     planned: only what happens in daily work: scaling and restarts as planned.
     """
 
     def __init__(self, group: PullGroup, chooser: random.Random, *, planned: bool = False) -> None:
-        super().__init__(group, chooser)
+        super().__init__(group, chooser, group.servers)
         self._group = group
         self._names = 0
         self._released_at = time.monotonic()
@@ -50,6 +50,16 @@ class PullFaults(Schedule):
             (self.memory_alarm, 1),
             (self.delete_commands, 1),
         ]
+        if group.servers:
+            gentle.append((self.restart_server, 4))
+            rough += [
+                (self.kill_server, 5),
+                (self.kill_all_servers, 1),
+                (self.stop_server, 4),
+                (self.cut_server, 4),
+                (self.cut_one_of_server, 5),
+                (self.half_open_server, 4),
+            ]
         self._actions = gentle if planned else gentle + rough
 
     def tick(self) -> None:

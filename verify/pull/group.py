@@ -19,9 +19,11 @@ from tests.broker.tcp_proxy import TcpProxy
 from verify.notes import Note, Notebook, Reader
 from verify.promises import Work, work_of
 from verify.pull.published import Published
+from verify.servers import Server
 from verify.stage import Pod, Stage
 
 GROUP = "soak"
+_SERVERS: Final = 2
 _QUEUES: Final = (f"partymq.{GROUP}.q.partition-", f"partymq.{GROUP}.q.v", f"partymq.{GROUP}.q.parked")
 _EMPTY_AGAIN: Final = 1.0
 """Seconds between two looks at whether the queues are empty."""
@@ -36,6 +38,7 @@ class Setting:
     session_timeout: float
     rejoin_grace: float
     on_failure: str
+    coordinator: str = "embedded"
 
     @staticmethod
     def add_options(command: argparse.ArgumentParser) -> None:
@@ -43,6 +46,12 @@ class Setting:
         command.add_argument("--queue-type", choices=("quorum", "classic"), help="else the seed decides")
         command.add_argument("--on-failure", choices=("dead-letter", "park"), help="else the seed decides")
         command.add_argument("--rejoin-grace", type=float, help="seconds; else the seed decides")
+        command.add_argument(
+            "--coordinator",
+            choices=("embedded", "server"),
+            default="embedded",
+            help="server: two processes of partymq serve coordinate, and have their faults, too",
+        )
 
     @classmethod
     def chosen(cls, chooser: random.Random, options: argparse.Namespace) -> "Setting":
@@ -57,6 +66,7 @@ class Setting:
             4.0,
             rejoin_grace if options.rejoin_grace is None else options.rejoin_grace,
             options.on_failure or on_failure,
+            options.coordinator,
         )
 
     @property
@@ -92,6 +102,7 @@ class PullGroup(Stage):
         super().__init__(folder, chooser, log)
         self.setting = setting
         self.members: list[Connected] = []
+        self.servers: list[Server] = []
         self._releasing: Child | None = None
         self._resizing: Child | None = None
         self._publishing: list[str] = []
@@ -114,6 +125,8 @@ class PullGroup(Stage):
             if asking is not None:
                 asking.kill()
         self.end_processes()
+        for server in self.servers:
+            server.close()
         for proxy in (self.plug, *(pod.proxy for pod in self.members)):
             proxy.close()
         self.node.close()
@@ -131,6 +144,7 @@ class PullGroup(Stage):
             f"--session-timeout={self.setting.session_timeout}",
             f"--rejoin-grace={self.setting.rejoin_grace}",
             f"--on-failure={self.setting.on_failure}",
+            f"--coordinator={self.setting.coordinator}",
             *options,
         )
         pod = Connected(name, command, self.folder, len(self.pods), proxy)
@@ -138,11 +152,25 @@ class PullGroup(Stage):
         self.members.append(pod)
         return pod
 
-    def publish(self, seed: int, rate: float) -> None:
-        """Create the group, and begin to publish."""
+    def create(self) -> None:
+        """Create the group, and start what serves it."""
         create = ["partymq", "group", "create", GROUP, f"--url={self.node.amqp_url}"]
         create += [f"--partitions={self.setting.partitions}", f"--queue-type={self.setting.queue_type}"]
         subprocess.run([sys.executable, "-m", *create], check=True, capture_output=True, timeout=60)
+        if self.setting.coordinator == "server":
+            for _ in range(_SERVERS):
+                self._serve()
+
+    def _serve(self) -> None:
+        path = self.folder / "partymq.toml"
+        path.write_text(f'[groups.{GROUP}]\nmode = "pull"\n')
+        url = self.node.management_url
+        server = Server(len(self.servers), self.node, url, self.folder, {"PARTYMQ_CONFIG": str(path)}, GROUP)
+        self.servers.append(server)
+        server.start()
+
+    def publish(self, seed: int, rate: float) -> None:
+        """Begin to publish."""
         self._publishing = self._python(
             "verify.pull.publisher",
             f"--amqp={self.plug.url(self.node.amqp_url)}%2f",

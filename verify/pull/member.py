@@ -76,6 +76,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--session-timeout", type=float, required=True)
     parser.add_argument("--rejoin-grace", type=float, required=True)
     parser.add_argument("--on-failure", default="dead-letter")
+    parser.add_argument("--coordinator", default="embedded")
     parser.add_argument("--threads", action="store_true", help="a plain function handles the messages")
     parser.add_argument("--work-ms", type=float, default=5.0, help="work for a message, on average")
     return parser.parse_args(arguments)
@@ -91,6 +92,7 @@ def main(options: argparse.Namespace) -> None:
         session_timeout=options.session_timeout,
         rejoin_grace=options.rejoin_grace,
         on_failure=options.on_failure,
+        coordinator=options.coordinator,
         retry=RetryPolicy(max_attempts=_ATTEMPTS, first_delay=0.05, max_delay=0.5),
         on_lost=member.lost,
         threads=16,

@@ -11,6 +11,7 @@ from verify.course import Outcome, Plan, disturb
 from verify.pull.faults import PullFaults
 from verify.pull.group import PullGroup, Setting
 from verify.pull.promises import PullVerdict, check_pull
+from verify.servers import failed_servers
 
 
 def run(plan: Plan, options: argparse.Namespace, folder: Path, log: Callable[[str], None]) -> Outcome:
@@ -20,10 +21,11 @@ def run(plan: Plan, options: argparse.Namespace, folder: Path, log: Callable[[st
     log(str(setting))
     began = time.monotonic()
     with PullGroup(folder, chooser, log, setting) as group:
+        group.create()
         faults = PullFaults(group, chooser, planned=plan.planned)
         group.publish(plan.seed, plan.rate)
         ending = disturb(plan, group, faults, chooser, log)
-        failed = group.failed + _failed(group)
+        failed = group.failed + failed_servers(group.servers) + _failed(group)
         works = group.works()
         given_up = {(note.key, note.seq) for pod in group.pods for note in pod.read if note.kind == "X"}
         dead = group.dead_letters()
