@@ -149,6 +149,26 @@ class Topology(ABC):
             key=routing_key,
         )
 
+    async def unbind_exchange(
+        self,
+        destination: str,
+        source: str,
+        routing_key: str = "",
+        arguments: Arguments | None = None,
+        *,
+        timeout: float = 10.0,
+    ) -> None:
+        """Takes a binding between exchanges away (without an error where there is none)."""
+        await self._bind(
+            Exchange.Unbind,
+            Exchange.UnbindOk,
+            timeout,
+            arguments,
+            destination=destination,
+            source=source,
+            key=routing_key,
+        )
+
     async def _bind(
         self,
         method: type[base.Frame],

@@ -16,6 +16,7 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Message, decode
+from partymq.coordinator.hash_ingress import PLUGINS, declare_ring, fill_ring, turn_from
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ConnectionLost
 from partymq.group.key import KeyFinder, make_finder
 from partymq.group.layout import GroupLayout
@@ -26,6 +27,8 @@ from partymq.group.names import (
     own_exchange,
     parked_queue,
     release_queue,
+    ring_exchange,
+    second_hash_exchange,
     settings_lock,
     settings_queue,
     state_queue,
@@ -53,8 +56,6 @@ looked for; and for so long, as a process that hangs while it has them keeps the
 connection up."""
 _LOCK_WITHIN: Final = 120.0
 """Seconds to wait for whoever writes the settings: declaring thousands of quorum queues takes its time."""
-_HASH: Final = "x-consistent-hash"
-_PLUGIN: Final = "rabbitmq_consistent_hash_exchange"
 
 _log = get_logger(__name__)
 
@@ -124,7 +125,7 @@ async def write_layout(connection: Connection, group: str, layout: GroupLayout) 
 
 
 async def declare(connection: Connection, group: str, layout: GroupLayout) -> None:
-    """Declares all that a layout needs, and binds it. Call it `locked`. What is there already stays.
+    """Declares all that a new layout needs, and binds it. Call it `locked`. What is there already stays.
 
     Raises ConfigError where the plugin for a hash exchange is missing, or a queue or an exchange of the same
     name has other attributes; BrokerError.
@@ -132,7 +133,7 @@ async def declare(connection: Connection, group: str, layout: GroupLayout) -> No
     channel = await connection.open_channel()
     try:
         if layout.ingress == "hash-exchange":
-            await _declare_hash_exchange(channel, group, layout)
+            await declare_ring(channel, group, layout)
         await channel.declare_exchange(write_exchange(group), "direct", durable=True)
         await channel.declare_exchange(own_exchange(group), "direct", durable=True)
         arguments = _queue_arguments(layout.queue_type)
@@ -141,6 +142,8 @@ async def declare(connection: Connection, group: str, layout: GroupLayout) -> No
         async with asyncio.timeout(_LOCK_WITHIN), asyncio.TaskGroup() as calls:
             for partition in range(layout.partitions):
                 calls.create_task(_declare_partition(channel, group, layout, partition, exclusive))
+        if layout.ingress == "hash-exchange":
+            await fill_ring(channel, group, layout)
         # Last: who finds it, finds the settings there, or somebody has them.
         await channel.declare_queue(settings_queue(group), durable=True, arguments=arguments, timeout=60)
     except ExceptionGroup as errors:
@@ -156,7 +159,8 @@ async def declare(connection: Connection, group: str, layout: GroupLayout) -> No
 
 
 async def unbind(connection: Connection, group: str, layout: GroupLayout) -> None:
-    """Takes the bindings of a layout away: what is published to it from now on comes back to its publisher.
+    """Takes the bindings of a layout away: what is published to it from now on comes back to its publisher,
+    or goes to the next layout, where the broker hashes the keys.
 
     The queues stay. Call it `locked`, when the next layout is declared and written. Raises BrokerError.
     """
@@ -165,8 +169,8 @@ async def unbind(connection: Connection, group: str, layout: GroupLayout) -> Non
         for partition in range(layout.partitions):
             queue = layout.queue(group, partition)
             await channel.unbind_queue(queue, write_exchange(group), layout.routing_key(partition))
-            if layout.ingress == "hash-exchange":
-                await channel.unbind_queue(queue, hash_exchange(group), "1")
+        if layout.ingress == "hash-exchange":
+            await turn_from(channel, group, layout)
     finally:
         await channel.close()
 
@@ -181,7 +185,7 @@ async def resize(
     the settings say nothing of the layout before any more (`previous`). Can be called again after a failure.
 
     Raises ConfigError where there is no such group, where it is being resized already to another number, and
-    where its ingress is a hash exchange; BrokerError.
+    where the broker has not what that needs; BrokerError.
     """
 
     def wished(present: GroupLayout) -> int:
@@ -202,11 +206,6 @@ async def resize(
             return present
         if (present.partitions, present.prefetch) == (partitions, wished(present)):
             return present
-        if present.ingress == "hash-exchange":
-            raise ConfigError(
-                f"group {group}: with ingress 'hash-exchange' the number of partitions is fixed, as the"
-                " broker can't change to other queues all at once; make another group and move to it"
-            )
         new = present.resized(partitions, prefetch)
         await declare(connection, group, new)
         await write_layout(connection, group, new)
@@ -230,6 +229,7 @@ async def remove_before(connection: Connection, group: str, layout: GroupLayout)
             queue = before.queue(group, partition)
             await _bury_late(connection, group, queue, partition)
             await channel.delete_queue(queue)
+        await channel.delete_exchange(ring_exchange(group, before.layout))
     finally:
         await channel.close()
     await write_layout(connection, group, layout.settled())
@@ -262,7 +262,9 @@ async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_
                 count += await channel.delete_queue(queue)
             for queue in (state_queue(group), coordinator_queue(group), release_queue(group)):
                 await channel.delete_queue(queue)
-            for exchange in (write_exchange(group), hash_exchange(group), own_exchange(group)):
+            rings = [ring_exchange(group, layout.layout + step) for step in (-1, 0, 1)]
+            entries = (hash_exchange(group), second_hash_exchange(group))
+            for exchange in (write_exchange(group), *entries, *rings, own_exchange(group)):
                 await channel.delete_exchange(exchange)
         finally:
             await channel.close()
@@ -357,11 +359,6 @@ def _queue_arguments(queue_type: str) -> dict[str, Any]:
     return arguments
 
 
-async def _declare_hash_exchange(channel: Channel, group: str, layout: GroupLayout) -> None:
-    arguments = {"hash-header": layout.key.name} if layout.key.source == "header" else {}
-    await channel.declare_exchange(hash_exchange(group), _HASH, durable=True, arguments=arguments)
-
-
 async def _declare_partition(
     channel: Channel, group: str, layout: GroupLayout, partition: int, arguments: dict[str, Any]
 ) -> None:
@@ -370,9 +367,6 @@ async def _declare_partition(
     await channel.bind_queue(
         queue, write_exchange(group), layout.routing_key(partition), timeout=_LOCK_WITHIN
     )
-    if layout.ingress == "hash-exchange":
-        # The binding's key is the queue's weight.
-        await channel.bind_queue(queue, hash_exchange(group), "1", timeout=_LOCK_WITHIN)
 
 
 async def _declare_beside(connection: Connection, group: str, queue: str, arguments: dict[str, Any]) -> None:
@@ -442,9 +436,10 @@ async def _consumers(connection: Connection, queue: str) -> int:
 def _translated(error: Exception, group: str) -> Exception:
     text = str(error)
     if "unknown exchange type" in text or "invalid exchange type" in text:
+        plugin = next((plugin for kind, plugin in PLUGINS.items() if kind in text), "of that type")
         return ConfigError(
-            f"group {group}: ingress = 'hash-exchange' needs the plugin {_PLUGIN}, which the broker"
-            f" does not have: `rabbitmq-plugins enable {_PLUGIN}`, or another ingress (it says: {text})"
+            f"group {group}: ingress = 'hash-exchange' with such a key needs the plugin {plugin}, which the"
+            f" broker does not have: `rabbitmq-plugins enable {plugin}`, or another ingress (it says: {text})"
         )
     if isinstance(error, ChannelClosed) and error.code == _PRECONDITION_FAILED:
         return ConfigError(

@@ -19,7 +19,7 @@ from partymq.demo.ways import PartyMQ
 
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
-_PLUGINS = ("rabbitmq_management", "rabbitmq_consistent_hash_exchange")
+_PLUGINS = ("rabbitmq_management", "rabbitmq_consistent_hash_exchange", "rabbitmq_sharding")
 _BROKER = Template("""
 A broker is running.  Ctrl-C ends it.
 

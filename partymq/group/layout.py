@@ -52,8 +52,8 @@ class GroupLayout:
         partitions: their number.
         queue_type: of the partitions' queues, `quorum` or `classic`.
         ingress: who knows the partition of a message: `publisher` (the library, or another one that keeps the
-            rule of docs/publishers.md), `hash-exchange` (the broker's consistent-hash exchange), or `router`
-            (`partymq serve`).
+            rule of docs/publishers.md), `hash-exchange` (an exchange of the broker's that hashes keys), or
+            `router` (`partymq serve`).
         key: what messages are ordered by. A publisher needs a header (it writes the key there), a hash
             exchange a header or the routing key. `missing` is not part of the group's settings.
         layout: number of the set of queues; 1, and one more with every change of `partitions`.
@@ -166,8 +166,11 @@ class GroupLayout:
     def common(self) -> int:
         """A partition can hold keys of those of the layout before that are the same as it modulo this.
 
-        A key's partition is crc32 modulo their number, so that is the greatest common divisor of the two.
+        A key's partition is crc32 modulo their number, so that is the greatest common divisor of the two; but
+        what a hash exchange does is the broker's affair: there it may be any.
         """
+        if self.ingress == "hash-exchange":
+            return 1
         return gcd(self.partitions, self.previous)
 
     def queue(self, group: str, partition: int) -> str:

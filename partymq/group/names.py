@@ -103,7 +103,7 @@ def parked_queue(group: str) -> str:
 
 
 def router_lock(group: str) -> str:
-    """A queue that is exclusive to the connection on which a pull group's router publishes; gone otherwise."""
+    """A queue that is exclusive to the connection on which a pull group is filled; gone otherwise."""
     return f"partymq.{group}.q.router-lock"
 
 
@@ -113,12 +113,22 @@ def release_queue(group: str) -> str:
 
 
 def hash_exchange(group: str) -> str:
-    """The consistent-hash exchange of a pull group whose publishers know nothing of partitions."""
+    """The exchange to which they publish who know nothing of partitions, where the broker hashes the keys."""
     return f"partymq.{group}.ex.hash"
 
 
+def second_hash_exchange(group: str) -> str:
+    """Gets what that one has no binding for."""
+    return f"partymq.{group}.ex.hash-2"
+
+
+def ring_exchange(group: str, layout: int) -> str:
+    """Spreads the keys over the queues of a layout."""
+    return f"partymq.{group}.ex.v{layout}.ring"
+
+
 def _within(name: str, unique: str) -> str:
-    """The name, cut where it is too long, and then ending in a part of the SHA-256 of what makes it unique."""
+    """The name; where it is too long, cut, with a part of the SHA-256 of what makes it unique."""
     raw = name.encode()
     if len(raw) <= _LONGEST:
         return name

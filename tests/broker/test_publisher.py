@@ -1,7 +1,7 @@
 """The publisher against a real broker: order over resizes, cuts, lost queues; what it says when it can't."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import pytest
@@ -10,7 +10,6 @@ from pamqp.commands import Basic
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import Message, Span, decode
 from partymq.amqp.url import BrokerUrl
-from partymq.broker import PrivateNode
 from partymq.client.publisher import Outgoing, Publisher
 from partymq.client.sync import SyncPublisher
 from partymq.coordinator.pull_topology import (
@@ -219,31 +218,6 @@ async def test_a_message_that_the_broker_refuses_is_told_and_the_others_go_on(
     assert "user_id" in str(outcomes[3])
     found = (await by_key(connection, layout))["k"]
     assert list(dict.fromkeys(found)) == [0, 1, 2, 4, 5]
-
-
-async def test_publishers_that_know_nothing_of_partitions_use_the_hash_exchange(
-    own_node: Callable[..., PrivateNode],
-) -> None:
-    node = own_node(plugins=("rabbitmq_management", "rabbitmq_consistent_hash_exchange"))
-    for key in ("routing_key", "header:partitionKey"):
-        group = key[:6]
-        async with Publisher(
-            node.amqp_url, group=group, partitions=4, ingress="hash-exchange", key=key, queue_type="classic"
-        ) as publisher:
-            await publisher.publish_many((str(n), f"k{n % 20}") for n in range(200))
-            layout = publisher.layout
-        connection = await connect(BrokerUrl.parse(node.amqp_url), name="test")
-        parts: list[dict[str, list[int]]] = []
-        for number in range(4):
-            found: dict[str, list[int]] = {}
-            for message in await drained(connection, layout.queue(group, number)):
-                where = message.routing_key or (message.properties.headers or {})["partitionKey"]
-                found.setdefault(str(where), []).append(int(message.body))
-            parts.append(found)
-        assert sum(map(len, parts)) == 20  # Each key in one partition only.
-        assert len([part for part in parts if part]) > 1
-        assert all(numbers == sorted(numbers) for part in parts for numbers in part.values())
-        await connection.close()
 
 
 async def test_a_publish_that_takes_too_long_says_why(vhost: Vhost, tcp_proxy: TcpProxy) -> None:
