@@ -8,7 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from partymq.broker import PrivateNode
 from partymq.broker.ports import free_ports
@@ -16,6 +16,9 @@ from partymq.demo.children import Child
 from tests.broker.tcp_proxy import BOTH, DOWN, UP, TcpProxy
 from verify.schedule import Schedule
 from verify.stage import Stage
+
+_SERVERS: Final = "servers"
+"""Whose a fault is."""
 
 
 class Server:
@@ -143,6 +146,7 @@ class ServerFaults(Schedule):
         if server is None:
             return False
         what = self._what(server)
+        self._disturbs(_SERVERS)
         server.kill()
         seconds = self._later(0.0, 6.0, server.start, server)
         return self._tell(f"{what} is killed, and started after {seconds:.1f} s")
@@ -150,6 +154,7 @@ class ServerFaults(Schedule):
     def kill_all_servers(self) -> bool:
         if any(not server.runs or server in self._busy for server in self.servers):
             return False
+        self._disturbs(_SERVERS)
         for server in self.servers:
             server.kill()
             self._later(0.0, 6.0, server.start, server)
@@ -176,6 +181,7 @@ class ServerFaults(Schedule):
         if server is None:
             return False
         what = self._what(server)
+        self._disturbs(_SERVERS)
         server.stop()
         seconds = self._later(0.5, 9.0, server.go_on, server)
         return self._tell(f"{what} stands still for {seconds:.1f} s")
@@ -186,6 +192,7 @@ class ServerFaults(Schedule):
         server = self._server()
         if server is None:
             return False
+        self._disturbs(_SERVERS)
         return self._tell(f"{self._what(server)}: {server.proxy.cut()} connections are cut")
 
     def cut_one_of_server(self) -> bool:
@@ -193,6 +200,7 @@ class ServerFaults(Schedule):
         if server is None:
             return False
         number = self._random.randrange(3)
+        self._disturbs(_SERVERS)
         server.proxy.cut_one(number)
         return self._tell(f"{self._what(server)}: connection {number} is cut")
 
@@ -201,6 +209,7 @@ class ServerFaults(Schedule):
         if server is None:
             return False
         direction = self._random.choice((UP, DOWN, BOTH))
+        self._disturbs(_SERVERS)
         server.proxy.pause(direction)
         seconds = self._later(0.5, 9.0, server.proxy.resume, server)
         return self._tell(f"{self._what(server)}: nothing goes {direction} for {seconds:.1f} s")

@@ -42,6 +42,7 @@ def check(
     faults: Sequence[tuple[float, str | None]] = (),
     given_up: Iterable[int] = (),
     dead_letters: Iterable[int] = (),
+    routed: bool = False,
 ) -> PullVerdict:
     """By default each message that was handled was published, and nothing else."""
     if published is None:
@@ -52,6 +53,7 @@ def check(
         faults,
         {(0, seq) for seq in given_up},
         {(0, seq) for seq in dead_letters},
+        routed=routed,
     )
 
 
@@ -292,6 +294,20 @@ def test_a_parked_message_may_have_been_parked_twice_by_an_earlier_fault():
     notes = publisher(0, at=100.0)
     assert broken(check(*works, published=notes, faults=[(103.0, "a")])) == {}
     assert broken(check(*works, published=notes, faults=[(90.0, "a")])) == {"repeated without a cause": 1}
+
+
+def test_a_routed_message_may_come_again_by_a_fault_of_a_server_or_the_broker_on_its_way():
+    works = done("a", 0, 105, 106), done("a", 0, 107, 108)
+    notes = publisher(0, at=100.0)
+
+    def repeats(at: float, whom: str | None, *, routed: bool = True) -> dict[str, int]:
+        return broken(check(*works, published=notes, faults=[(at, whom)], routed=routed))
+
+    unexplained = {"repeated without a cause": 1}
+    assert repeats(103.0, "servers") == repeats(103.0, None) == {}
+    assert repeats(103.0, "servers", routed=False) == unexplained
+    assert repeats(103.0, "publisher") == unexplained
+    assert repeats(80.0, "servers") == repeats(107.5, "servers") == unexplained
 
 
 # Fencing ----------------------------------------------------------------------------------------------

@@ -23,8 +23,14 @@ from verify.servers import Server
 from verify.stage import Pod, Stage
 
 GROUP = "soak"
+SOURCE: Final = f"partymq.{GROUP}.q.source"
 _SERVERS: Final = 2
-_QUEUES: Final = (f"partymq.{GROUP}.q.partition-", f"partymq.{GROUP}.q.v", f"partymq.{GROUP}.q.parked")
+_QUEUES: Final = (
+    f"partymq.{GROUP}.q.partition-",
+    f"partymq.{GROUP}.q.v",
+    f"partymq.{GROUP}.q.parked",
+    SOURCE,
+)
 _EMPTY_AGAIN: Final = 1.0
 """Seconds between two looks at whether the queues are empty."""
 
@@ -39,6 +45,7 @@ class Setting:
     rejoin_grace: float
     on_failure: str
     coordinator: str = "embedded"
+    ingress: str = "publisher"
 
     @staticmethod
     def add_options(command: argparse.ArgumentParser) -> None:
@@ -52,6 +59,17 @@ class Setting:
             default="embedded",
             help="server: two processes of partymq serve coordinate, and have their faults, too",
         )
+        command.add_argument(
+            "--ingress",
+            choices=("publisher", "router"),
+            default="publisher",
+            help="router: a plain client publishes to a queue, from which the two processes fill the group",
+        )
+
+    @property
+    def routed(self) -> bool:
+        """Whether a router fills the group."""
+        return self.ingress == "router"
 
     @classmethod
     def chosen(cls, chooser: random.Random, options: argparse.Namespace) -> "Setting":
@@ -67,6 +85,7 @@ class Setting:
             rejoin_grace if options.rejoin_grace is None else options.rejoin_grace,
             options.on_failure or on_failure,
             options.coordinator,
+            options.ingress,
         )
 
     @property
@@ -156,14 +175,19 @@ class PullGroup(Stage):
         """Create the group, and start what serves it."""
         create = ["partymq", "group", "create", GROUP, f"--url={self.node.amqp_url}"]
         create += [f"--partitions={self.setting.partitions}", f"--queue-type={self.setting.queue_type}"]
+        create.append(f"--ingress={self.setting.ingress}")
         subprocess.run([sys.executable, "-m", *create], check=True, capture_output=True, timeout=60)
-        if self.setting.coordinator == "server":
+        if self.setting.coordinator == "server" or self.setting.routed:
             for _ in range(_SERVERS):
                 self._serve()
 
     def _serve(self) -> None:
         path = self.folder / "partymq.toml"
-        path.write_text(f'[groups.{GROUP}]\nmode = "pull"\n')
+        lines = [f"[groups.{GROUP}]", 'mode = "pull"', f'coordinator = "{self.setting.coordinator}"']
+        if self.setting.routed:
+            lines += ['ingress = "router"', f'source_queue = "{SOURCE}"', "source_declare = true"]
+            lines.append(f'source_queue_type = "{self.setting.queue_type}"')
+        path.write_text("\n".join(lines) + "\n")
         url = self.node.management_url
         server = Server(len(self.servers), self.node, url, self.folder, {"PARTYMQ_CONFIG": str(path)}, GROUP)
         self.servers.append(server)
@@ -177,6 +201,7 @@ class PullGroup(Stage):
             f"--notes={self._notes_path}",
             f"--seed={seed}",
             f"--rate={rate}",
+            *([f"--source={SOURCE}"] if self.setting.routed else []),
         )
         self.start_publisher()
 

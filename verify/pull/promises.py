@@ -77,6 +77,8 @@ def check_pull(
     disturbed: Disturbed,
     given_up: Collection[Name],
     dead_letters: Collection[Name],
+    *,
+    routed: bool = False,
 ) -> PullVerdict:
     """Checks all work of all members.
 
@@ -84,6 +86,7 @@ def check_pull(
         disturbed: when there was a fault, and whose.
         given_up: messages whose handler failed for good, to be dead-lettered.
         dead_letters: what is in the dead-letter queue.
+        routed: a router fills the group.
     """
     arrived = {(work.key, work.seq) for work in works}
     absent = published.absent(arrived)
@@ -97,7 +100,7 @@ def check_pull(
     for key, mine in by_key.items():
         mine.sort(key=lambda work: work.began)
         _Row(key, {seq for other, seq in absent if other == key}, verdict).apply(mine)
-        _check_repeats(mine, published, disturbed, key in parked, verdict)
+        _check_repeats(mine, published, disturbed, key in parked, routed, verdict)
     verdict.longest = _longest_waits([work for work in works if work.key not in parked], published)
     handled = {(work.key, work.seq) for work in works if work.finished}
     missing = (set(given_up) & handled) - set(dead_letters)
@@ -154,9 +157,15 @@ class _Row:
 
 
 def _check_repeats(
-    works: list[Work], published: Published, disturbed: Disturbed, was_parked: bool, verdict: PullVerdict
+    works: list[Work],
+    published: Published,
+    disturbed: Disturbed,
+    was_parked: bool,
+    routed: bool,
+    verdict: PullVerdict,
 ) -> None:
-    """A message that was parked may have been so twice, by a fault of whoever did that, long before."""
+    """A message that was parked may have been so twice, by a fault of whoever did that, long before; and one
+    that was routed, by a fault of a server or the broker, as nobody notes when that is over."""
     last: dict[int, Work] = {}
     for work in works:
         earlier = last.get(work.seq)
@@ -171,6 +180,7 @@ def _check_repeats(
         if not fenced(earlier, work) and not any(
             (whom in (None, earlier.member) and earlier.began - _SLACK <= at <= work.began)
             or (whom in (None, "publisher") and came - _LONGEST_PAUSE <= at <= sure)
+            or (routed and whom in (None, "servers") and came - _LONGEST_PAUSE <= at <= work.began)
             or (was_parked and came - _SLACK <= at <= work.began)
             for at, whom in disturbed
         ):

@@ -18,6 +18,7 @@ from pathlib import Path
 from partymq import Publisher
 from verify.notes import Notebook, Reader
 from verify.pull.published import numbered
+from verify.pull.source import SourcePublisher
 
 _PATIENCE = 600.0
 _FLAKY, _POISON = 0.004, 0.002
@@ -52,13 +53,13 @@ class Messages:
         self._notes.write("Q", key, seq)
 
 
-async def publish_one(publisher: Publisher, messages: Messages) -> None:
+async def publish_one(publisher: Publisher | SourcePublisher, messages: Messages) -> None:
     key, seq, body = messages.next()
     await publisher.publish(body, key=f"key-{key}")
     messages.confirmed(key, seq)
 
 
-async def publish_many(publisher: Publisher, messages: Messages, count: int) -> None:
+async def publish_many(publisher: Publisher | SourcePublisher, messages: Messages, count: int) -> None:
     put: list[tuple[int, int]] = []
 
     def some() -> Iterator[tuple[str, str]]:
@@ -83,10 +84,11 @@ async def run(options: argparse.Namespace) -> None:
     messages = Messages(options)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    async with (
-        Publisher(options.amqp, group=options.group, timeout=_PATIENCE) as publisher,
-        asyncio.TaskGroup() as tasks,
-    ):
+    if options.source:
+        opened: Publisher | SourcePublisher = SourcePublisher(options.amqp, options.source)
+    else:
+        opened = Publisher(options.amqp, group=options.group, timeout=_PATIENCE)
+    async with opened as publisher, asyncio.TaskGroup() as tasks:
         due = time.monotonic()
         while not stopping.is_set():
             count = chooser.randint(1, _LARGEST_BATCH) if chooser.random() < _BATCHES else 1
@@ -102,6 +104,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="publish to a pull group")
     parser.add_argument("--group", required=True)
     parser.add_argument("--amqp", required=True, help="URL of the broker")
+    parser.add_argument("--source", help="the queue to publish to; else it goes to the partitions")
     parser.add_argument("--notes", required=True, help="file for the notes")
     parser.add_argument("--keys", type=int, default=200)
     parser.add_argument("--rate", type=float, default=250.0, help="messages a second, on average")

@@ -29,7 +29,7 @@ def run(plan: Plan, options: argparse.Namespace, folder: Path, log: Callable[[st
         works = group.works()
         given_up = {(note.key, note.seq) for pod in group.pods for note in pod.read if note.kind == "X"}
         dead = group.dead_letters()
-    verdict = check_pull(group.published, works, faults.disturbed, given_up, dead)
+    verdict = check_pull(group.published, works, faults.disturbed, given_up, dead, routed=setting.routed)
     _save_histories(verdict, group, folder)
     about = _about(setting, verdict)
     return Outcome(plan, verdict, faults.done, time.monotonic() - began, ending, failed, about)
