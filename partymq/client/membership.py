@@ -23,6 +23,7 @@ from uuid import uuid4
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.client.ownership import Gain, Owned, Owner
+from partymq.client.silence import Silence
 from partymq.coordinator.candidate import Candidate, heartbeat_for
 from partymq.coordinator.commands import CommandClient
 from partymq.coordinator.pull import PullSettings
@@ -63,6 +64,8 @@ _LONGEST_WAIT: Final = 5.0
 _LONGEST_NAME: Final = 255
 _BEATS: Final = 3
 """Heartbeats in a session timeout."""
+_PATIENCE: Final = 5.0
+"""Seconds without a coordinator of which the log says nothing."""
 _IDLE_LOOK: Final = 0.25
 """Seconds between two looks at what has become idle."""
 
@@ -112,6 +115,8 @@ class _Session:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     told: asyncio.Event = field(default_factory=asyncio.Event)
     """Set with the first assignment that takes it for a member."""
+    heard: float = field(default_factory=monotonic)
+    """When the coordinator said something last."""
 
 
 class Membership:
@@ -289,6 +294,7 @@ class Membership:
 
     def _new_session(self, connection: Connection, voice: Connection, layout: GroupLayout) -> _Session:
         def told(assignment: Assignment) -> None:
+            session.heard = monotonic()
             if session.duties.take(assignment):
                 session.news.set()
                 if assignment.standing is Standing.MEMBER:
@@ -301,6 +307,7 @@ class Membership:
     async def _join(self, session: _Session, owner: Owner) -> None:
         """Become a member, however long nobody coordinates."""
         told = asyncio.create_task(session.told.wait())
+        silence = Silence(self._group, self._settings.coordinator, _PATIENCE)
         try:
             while True:
                 session.duties.joins()
@@ -310,8 +317,11 @@ class Membership:
                     await self._get_ready(session, told)
                 except NoCoordinator:
                     # While the broker takes no messages it is raised at once.
+                    if session.commands.blocked is None:
+                        silence.lasts(monotonic() - session.heard, member=False)
                     await asyncio.sleep(_ASK_AGAIN)
                     continue
+                silence.over()
                 session.duties.joined()
                 return
         finally:
@@ -343,7 +353,13 @@ class Membership:
         """Heartbeats, and at once what has become idle of partitions that are to end."""
         interval = self._settings.session_timeout / _BEATS
         due, told = 0.0, tuple[int, ...]()
+        silence = Silence(self._group, self._settings.coordinator, max(_PATIENCE, 2 * interval))
         while True:
+            unheard = monotonic() - session.heard
+            if unheard < interval * 2:
+                silence.over()
+            elif session.commands.blocked is None:
+                silence.lasts(unheard, member=True)
             duties = session.duties
             idle = tuple(owner.idle(duties.retiring))
             if monotonic() >= due or idle != told:

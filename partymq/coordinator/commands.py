@@ -130,6 +130,11 @@ class CommandClient:
         self._channel: Channel | None = None
         self._voice: Channel | None = None
 
+    @property
+    def blocked(self) -> str | None:
+        """The broker's reason for taking no commands now; None where it does."""
+        return self._speaking.blocked
+
     async def start(self) -> None:
         """Declare the queues and listen for answers. Raises BrokerError."""
         channel = await self._connection.open_channel()

@@ -9,6 +9,7 @@ import pytest
 
 from partymq.amqp.connection import connect
 from partymq.amqp.url import BrokerUrl
+from partymq.client import membership
 from partymq.config import BrokerSettings, PullGroupSettings
 from partymq.coordinator.pull_instance import PullInstance
 from partymq.coordinator.pull_topology import agree, delete, read_layout, resize
@@ -120,13 +121,18 @@ async def test_the_next_in_line_coordinates_when_it_stops_and_members_do_not_not
     assert not first.instance.statistics().coordinates
 
 
-async def test_members_wait_for_a_coordinator_and_take_none_of_their_own(serve: Serve, join: Join) -> None:
+async def test_members_wait_for_a_server_and_say_so(
+    serve: Serve, join: Join, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(membership, "_PATIENCE", 0.5)
+    monkeypatch.setattr(membership, "_CALL", 0.2)
     one = join("one")
-    await asyncio.sleep(1.0)
+    await until(lambda: "waiting to join: nobody coordinates" in caplog.text, one)
+    assert "partymq serve" in caplog.text
     assert not one.tokens
-    assert not one.running.done()
     await serve("a").ready()
     await until(lambda: shared(one), one)
+    assert not one.membership.coordinates
 
 
 async def test_what_members_coordinate_themselves_is_only_shown(serve: Serve, join: Join) -> None:
