@@ -1,6 +1,9 @@
 """What the rooms below are told of a group's settings."""
 
+from partymq.config.pull import PullGroupSettings
 from partymq.config.settings import BrokerSettings, GroupSettings
+from partymq.group.key import KeyRule
+from partymq.group.layout import GroupLayout
 from partymq.group.membership import Timing
 from partymq.group.names import dead_letter_queue, own_exchange
 from partymq.router import RouterSettings
@@ -29,5 +32,25 @@ def router_settings(broker: BrokerSettings, settings: GroupSettings) -> RouterSe
         hold_messages=settings.hold_messages,
         hold_bytes=settings.hold_bytes,
         window=settings.window,
+        max_hold=broker.max_hold,
+    )
+
+
+def ingress_settings(
+    broker: BrokerSettings, settings: PullGroupSettings, layout: GroupLayout
+) -> RouterSettings:
+    """What the router that fills a pull group is told. A partition's lane is named by its routing key."""
+    return RouterSettings(
+        group=settings.name,
+        source_queue=settings.source_queue,
+        exchange=settings.exchange,
+        dead_letter_exchange=own_exchange(settings.name),
+        dead_letter_queue=dead_letter_queue(settings.name),
+        partitions=layout.partitions,
+        key=KeyRule(layout.key.source, layout.key.name, settings.key.missing),
+        prefetch=settings.source_prefetch,
+        routing_key=lambda name: name,
+        lane="partition",
+        window=0.0,
         max_hold=broker.max_hold,
     )

@@ -4,6 +4,7 @@ from typing import Final
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
+from partymq.config.group import CommonSettings
 from partymq.config.settings import GroupSettings
 from partymq.errors import BrokerError, ChannelClosed
 from partymq.group.names import dead_letter_queue, member_key, own_exchange
@@ -45,17 +46,25 @@ async def prepare(connection: Connection, settings: GroupSettings) -> None:
         channel = await _declare_exchange(connection, channel, own)
         channel = await _declare_queue(connection, channel, dead_letters, "classic")
         await channel.bind_queue(dead_letters, own, dead_letters)
-        if settings.declares_source:
-            channel = await _declare_queue(
-                connection, channel, settings.source_queue, settings.source_queue_type
-            )
+    finally:
+        await channel.close()
+    await prepare_source(connection, settings)
+
+
+async def prepare_source(connection: Connection, settings: CommonSettings) -> None:
+    """Declare and bind the source where the settings say so; see `prepare`. Raises BrokerError."""
+    if not settings.declares_source:
+        return
+    channel = await connection.open_channel()
+    try:
+        channel = await _declare_queue(connection, channel, settings.source_queue, settings.source_queue_type)
         if settings.source_exchange is not None:
             await _bind_source(channel, settings, settings.source_exchange)
     finally:
         await channel.close()
 
 
-async def _bind_source(channel: Channel, settings: GroupSettings, exchange: str) -> None:
+async def _bind_source(channel: Channel, settings: CommonSettings, exchange: str) -> None:
     try:
         for key in settings.source_binding_keys:
             await channel.bind_queue(settings.source_queue, exchange, key)

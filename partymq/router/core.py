@@ -20,7 +20,6 @@ from zlib import crc32
 
 from partymq.amqp.content import Span, exchange_at, publish_frame, redelivered_at, routing_key_at
 from partymq.group.key import KeyFinder, make_finder
-from partymq.group.names import member_key
 from partymq.group.state import SetAside
 from partymq.router.contents import (
     EXCHANGE_HEADER,
@@ -351,7 +350,7 @@ class Core:
     def _make_lane(self, hostname: str) -> Lane:
         settings, outlet = self._settings, self.outlet
         window = Window(settings.window, settings.minimum_window, outlet.now) if settings.window else None
-        lane = Lane(hostname, member_key(hostname), window)
+        lane = Lane(hostname, settings.routing_key(hostname), window)
         if outlet.source is not None:
             lane.publish = self._frame(outlet.source.ledger.number, lane)
         if outlet.leftover is not None:
@@ -390,7 +389,7 @@ class Core:
             self._blamed.add(lane.hostname)
             self.traffic.pause(lane.hostname)
             self.events.append(Unroutable(lane.hostname, reason, text))
-        self._fail(f"member {lane.hostname!r}: {reason}")
+        self._fail(f"{self._settings.lane} {lane.hostname!r}: {reason}")
 
     def _fail(self, why: str) -> None:
         if self.fault is None:

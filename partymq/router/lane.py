@@ -1,4 +1,4 @@
-"""The way to one member, and what is held for it."""
+"""The way to one member, or to one partition's queue, and what is held for it."""
 
 from collections import deque
 from typing import Final, NamedTuple
@@ -19,13 +19,14 @@ class Held(NamedTuple):
 
 
 class Lane:
-    """What goes to one member.
+    """What goes to one member, or into one partition.
 
     The hot path asks for nothing but `room`, so everything that is against sending sets it to 0: a pause, a
     full window, and messages that are held and have to go first.
 
     Attributes:
-        hostname, routing_key: of the member; both empty for lanes of the router's own.
+        hostname, routing_key: of the member; both empty for lanes of the router's own. A partition's lane has
+            its routing key for a name.
         publish, publish_leftover: the Publish frames for the two publish channels of the session.
         room: messages that may be published at once.
         granted: `room` as it was when it was last set.

@@ -307,7 +307,7 @@ class Alone(NamedTuple):
     tag: str
 
     async def close(self) -> None:
-        """Close the channel when the broker has carried out all acknowledgements; the rest goes back, in order.
+        """Close the channel when the broker has carried out all acks; the rest goes back, in order.
 
         A quorum queue carries out 32 of them at a time, and forgets those behind them when the channel is
         closed (measured, RabbitMQ 3.10). The end of the consumer is taken in behind them. Where there is a

@@ -1,8 +1,10 @@
 """What the router of one group is told: where messages come from, where they go, and its limits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from partymq.group.key import KeyRule
+from partymq.group.names import member_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,7 @@ class RouterSettings:
     group: str
     source_queue: str
     exchange: str
-    """Where messages are published, with the routing key of the member."""
+    """Where messages are published, with the routing key of their lane."""
     dead_letter_queue: str
     """Where messages go that the key rule rejects; declared (durable) by the router if the rule rejects."""
     dead_letter_exchange: str = ""
@@ -30,6 +32,10 @@ class RouterSettings:
     """Bytes held from which on nothing more is read."""
     fetch_prefetch: int = 500
     """Messages of a leftover fetched and not yet acked, at most."""
+    routing_key: Callable[[str], str] = member_key
+    """The routing key of a lane, by its name (the member's hostname)."""
+    lane: str = "member"
+    """What a lane leads to, for people."""
     window: float = 0.5
     """Work in a member's queue, in time that the member needs for it; 0 = no limit."""
     minimum_window: int = 2

@@ -51,7 +51,7 @@ async def test_what_was_acknowledged_message_by_message_does_not_come_again(worl
 async def test_nothing_is_taken_while_another_router_may_have_older_messages(
     world: World, tcp_proxy: TcpProxy
 ) -> None:
-    """Its publishing connection is gone, but for the broker it still consumes: it hangs, or its network does."""
+    """Its publishing connection is gone, but for the broker it still consumes: it, or its network, hangs."""
     await world.make_router(tcp_proxy.url(world.vhost.amqp_url), prefetch=50, settle_timeout=0.1)
     control, world.control = world.control, await connect(world.url, name="the first one's")
     await world.start("a")
