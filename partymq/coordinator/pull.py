@@ -112,6 +112,8 @@ class PullTerm(Office):
         self._told: dict[str, Assignment] = {}
         self._queues: dict[str, str] = {}
         """Control queues of those who are told."""
+        self._begun = False
+        """Whether the state that the term begins with is saved: nobody is told anything before."""
         self._heard: dict[str, float] = {}
         self._gone_since: dict[str, float] = {}
         """By control queue: since when there is nobody."""
@@ -176,7 +178,8 @@ class PullTerm(Office):
 
     def _heartbeat(self, hostname: str, queue: str, heartbeat: Heartbeat) -> None:
         if self._queues.get(hostname) != queue:
-            self.send(queue, self._assignments.refusal(hostname, queue))
+            if self._begun:
+                self.send(queue, self._assignments.refusal(hostname, queue))
             return
         self._heard[hostname] = self._clock()
         self.happened(ev.Called("", heartbeat))
@@ -242,6 +245,7 @@ class PullTerm(Office):
 
     def perform(self, effects: list[ev.Effect]) -> None:
         """See `Office`. Pauses, leftovers and the source are of push groups: there is nothing to do."""
+        self._begun = True
         for effect in effects:
             if isinstance(effect, ev.Answer):
                 self.answered(effect.request_id, effect.status)

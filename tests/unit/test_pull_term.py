@@ -6,7 +6,7 @@ import pytest
 
 from partymq.coordinator.pull import PullSettings, PullTerm
 from partymq.group.state import GroupState, Member, MemberState, Partition
-from partymq.group.wire import Assignment, Command, Released
+from partymq.group.wire import Assignment, Command, Heartbeat, Released, Standing
 
 EPOCH = 2
 
@@ -14,7 +14,7 @@ EPOCH = 2
 class Term(PullTerm):
     """Its members `a`, who owns all four partitions, and `b`; what it sends to them is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, performing: bool = True) -> None:
         state = GroupState(partitions=[Partition("a", 1) for _ in range(4)], generation=1)
         for name in ("a", "b"):
             state.members[name] = Member(name, MemberState.READY, 0.0, queue=f"q-{name}")
@@ -22,7 +22,8 @@ class Term(PullTerm):
         nothing: Any = None
         super().__init__(PullSettings("g", 4), lease, state, nothing, lambda: 100.0)
         self.sent: list[tuple[str, Assignment]] = []
-        self.perform(self.begin())
+        if performing:
+            self.perform(self.begin())
 
     def send(self, queue: str, assignment: Assignment) -> None:
         self.sent.append((queue, assignment))
@@ -65,3 +66,16 @@ def test_a_word_to_an_earlier_coordinator_completes_no_hand_over_of_the_same_num
     term.released(EPOCH - 1, 1, 3)
     assert term.owners == ["a"] * 4
     assert dict(term.sent)["q-a"].revoke == {1: [2, 3]}
+
+
+def test_a_member_that_is_heard_before_the_first_state_is_saved_is_not_refused() -> None:
+    term = Term(performing=False)
+    effects = term.begin()
+    beat = Command("", Heartbeat("a", EPOCH - 1, 1, "q-a"))
+    term.submit(beat, lambda reply: pytest.fail("there is no reply to it"))
+    assert term.sent == [], "what is not saved is told to nobody"
+    term.perform(effects)
+    term.submit(beat, lambda reply: pytest.fail("there is no reply to it"))
+    assert {told.standing for _, told in term.sent} == {Standing.MEMBER}
+    term.submit(Command("", Heartbeat("c", EPOCH - 1, 1, "q-c")), lambda reply: None)
+    assert term.sent[-1][1].standing is Standing.UNKNOWN
