@@ -6,7 +6,8 @@ As `client/holdings.py`, `partition.py` and `runner.py` do it with IO.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from partymq.client.lanes import Item, Lanes, State, Stream
+from partymq.client.lanes import Item as Delivery
+from partymq.client.lanes import Lanes, State, Stream
 from tests.simulation.broker import Channel, Connection, Consumer, Entry
 from tests.simulation.message import Message
 from tests.simulation.pull_scene import Scene
@@ -34,6 +35,16 @@ class Work:
     failing: float
     hook: float
     threads: bool
+
+
+class Item(Delivery):
+    """A delivery with its message."""
+
+    __slots__ = ("payload",)
+
+    def __init__(self, stream: Stream, tag: int, key: bytes, payload: Message) -> None:
+        super().__init__(stream, tag, key)
+        self.payload = payload
 
 
 @dataclass(slots=True, eq=False)
