@@ -60,12 +60,14 @@ _CALL: Final = 2.0
 _ASK_AGAIN: Final = 0.05
 """Seconds until the coordinator is asked again that could not be."""
 _FIRST_WAIT: Final = 0.05
-_LONGEST_WAIT: Final = 5.0
+_LONGEST_WAIT: Final = 2.0
 _LONGEST_NAME: Final = 255
 _BEATS: Final = 3
 """Heartbeats in a session timeout."""
 _PATIENCE: Final = 5.0
 """Seconds without a coordinator of which the log says nothing."""
+_GROUP_LOOK: Final = 0.25
+"""Seconds between two looks whether the group is there."""
 _IDLE_LOOK: Final = 0.25
 """Seconds between two looks at what has become idle."""
 
@@ -126,7 +128,8 @@ class Membership:
         url: of the broker.
         group: the group's name.
         settings: see there.
-        wish: settings that the group must have; with them it is created by who comes first (see `agree`).
+        wish: settings that the group must have; with them it is created by who comes first (see `agree`),
+            without them too, unless a server coordinates.
 
     Attributes:
         name: the member's.
@@ -255,7 +258,9 @@ class Membership:
         try:
             voice = await connect(self._url, name=f"partymq {self._group} member {self.name} commands")
             unlinked = voice.on_lost(connection.abort)
-            layout = await agree(connection, self._group, self._wish)
+            layout = await self._agree(connection, leaving)
+            if layout is None:
+                return
             stand(layout)
             session = self._new_session(connection, voice, layout)
             await session.commands.start()
@@ -286,6 +291,23 @@ class Membership:
                 voice.abort()
             owner.lost(ConnectionLost("the connection of this membership is closed"))
             await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _agree(self, connection: Connection, leaving: "asyncio.Task[bool]") -> GroupLayout | None:
+        """The group's layout; None where it is time to leave before there is one.
+
+        A group that is not there is created; but where nothing is wished of it and a server coordinates, that is
+        the server's to do, in whose file its settings may stand.
+        """
+        if self._wish or self._settings.coordinator == "embedded":
+            return await agree(connection, self._group, self._wish)
+        silence, began = Silence(self._group, self._settings.coordinator, _PATIENCE), monotonic()
+        while not leaving.done():
+            layout = await read_layout(connection, self._group)
+            if layout is not None:
+                return layout
+            silence.lasts("waiting to join: there is no such group", monotonic() - began)
+            await asyncio.wait([leaving], timeout=_GROUP_LOOK)
+        return None
 
     @staticmethod
     def _over(gone: "asyncio.Task[BrokerError]") -> None:
@@ -318,7 +340,9 @@ class Membership:
                 except NoCoordinator:
                     # While the broker takes no messages it is raised at once.
                     if session.commands.blocked is None:
-                        silence.lasts(monotonic() - session.heard, member=False)
+                        silence.lasts(
+                            "waiting to join: nobody coordinates the group", monotonic() - session.heard
+                        )
                     await asyncio.sleep(_ASK_AGAIN)
                     continue
                 silence.over()
@@ -359,7 +383,7 @@ class Membership:
             if unheard < interval * 2:
                 silence.over()
             elif session.commands.blocked is None:
-                silence.lasts(unheard, member=True)
+                silence.lasts("nobody coordinates the group", unheard)
             duties = session.duties
             idle = tuple(owner.idle(duties.retiring))
             if monotonic() >= due or idle != told:

@@ -44,7 +44,7 @@ _CHUNK: Final = 250
 _CHUNK_BYTES: Final = 1024 * 1024
 """Messages, and bytes, that `publish_many` puts before it lets others run."""
 _FIRST_RETRY: Final = 0.1
-_LAST_RETRY: Final = 5.0
+_LAST_RETRY: Final = 2.0
 """Seconds until it connects again; doubled each time, half of it by chance."""
 _SAME_LAYOUT: Final = 3
 """Times that messages come back before they are given up although the group's layout has not changed."""

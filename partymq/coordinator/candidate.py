@@ -14,7 +14,7 @@ from partymq.errors import BrokerError, LoginRefused
 from partymq.group.state import GroupState
 from partymq.log import get_logger
 
-_LONGEST_WAIT: Final = 5.0
+_LONGEST_WAIT: Final = 2.0
 
 _log = get_logger(__name__)
 
