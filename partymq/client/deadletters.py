@@ -304,10 +304,18 @@ class _Republisher:
         exchange, routing_key = self._where(letter)
         again = str((_number(letter.headers.get(REPLAYED_HEADER)) or 0) + 1)
         number = self._channel.number
-        content = self._fitter.fit(with_channel(raw.content, number), {REPLAYED_HEADER: again})
+        headers = {REPLAYED_HEADER: again, **self._key_headers(letter)}
+        content = self._fitter.fit(with_channel(raw.content, number), headers)
         future = self._publishing.sent(exchange, routing_key, body_of(content, 0, len(content)), True)
         self._connection.write(publish_frame(number, exchange, routing_key, mandatory=True) + content)
         return future
+
+    def _key_headers(self, letter: DeadLetter) -> dict[str, str]:
+        """Where the routing key is the key: the router had put it there, before it was the partition's."""
+        layout, key = self._layout, letter.key
+        if layout is None or layout.ingress != "router" or layout.key.source != "routing_key" or key is None:
+            return {}
+        return {ROUTING_KEY_HEADER: key}
 
     def _where(self, letter: DeadLetter) -> tuple[str, str]:
         headers, layout = letter.headers, self._layout

@@ -28,6 +28,7 @@ from partymq.group.names import (
     parked_queue,
     release_queue,
     ring_exchange,
+    router_lock,
     second_hash_exchange,
     settings_lock,
     settings_queue,
@@ -238,8 +239,8 @@ async def remove_before(connection: Connection, group: str, layout: GroupLayout)
 async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_unused: bool = True) -> int:
     """Deletes a group with all its messages; answers how many there were (of partitions, dead and parked).
 
-    Raises ConfigError where a partition has a consumer and `if_unused`; then the group is as it was;
-    BrokerError.
+    Raises ConfigError where `if_unused` and a partition has a consumer or a router fills the group; then the
+    group is as it was; BrokerError.
     """
     async with locked(connection, group):
         channel = await connection.open_channel()
@@ -252,6 +253,8 @@ async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_
         count = 0
         try:
             if if_unused:
+                if await _is_locked(connection, router_lock(group)):
+                    raise ConfigError(f"group {group}: `partymq serve` fills it: stop that first")
                 for queue in partitions:
                     if (await _consumers(connection, queue)) > 0:
                         raise ConfigError(
@@ -419,6 +422,20 @@ async def _bury_late(connection: Connection, group: str, queue: str, partition: 
             raise
     finally:
         await channel.close()
+
+
+async def _is_locked(connection: Connection, lock: str) -> bool:
+    """Whether another connection holds a lock."""
+    channel = await connection.open_channel()
+    try:
+        await channel.declare_queue(lock, passive=True)
+    except ChannelClosed as error:
+        if error.code not in (_NOT_FOUND, _LOCKED):
+            raise
+        return error.code == _LOCKED
+    finally:
+        await channel.close()
+    return False
 
 
 async def _consumers(connection: Connection, queue: str) -> int:

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from pamqp.commands import Basic
 
-from partymq import Consumer, Message, Publisher
+from partymq import Consumer, Message, Publisher, RetryPolicy
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
-from partymq.client.deadletters import count, dead_letters
+from partymq.client.deadletters import count, dead_letters, replay
 from partymq.config.pull import PullGroupSettings, PullKeySettings
 from partymq.config.settings import BrokerSettings
 from partymq.coordinator.ingress import Ingress
 from partymq.coordinator.pull_topology import agree, delete, read_layout, resize
 from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout, key_rule
-from partymq.group.names import dead_letter_queue, router_lock, write_exchange
+from partymq.group.names import dead_letter_queue, write_exchange
 from partymq.group.partitioner import partition_of
 from tests.broker.test_pull_group import KEYS, Seen, Start, start
 from tests.conftest import Vhost
@@ -116,10 +116,10 @@ async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
-async def test_planned_restarts_and_a_resize_repeat_lose_and_swap_nothing(
+async def test_a_resize_and_a_planned_end_repeat_lose_and_swap_nothing(
     world: World, start: Start, queue_type: str
 ) -> None:
-    """In each resize one routes and another stands by; then the first one ends, and the other one goes on."""
+    """One routes and another stands by; after the resize the first one ends, and the other one goes on."""
     seen = Seen()
     await world.create(queue_type, partitions=4)
     for _ in range(2):
@@ -127,17 +127,15 @@ async def test_planned_restarts_and_a_resize_repeat_lose_and_swap_nothing(
     world.ingress()
     publishing = asyncio.create_task(world.publish(1_000, 0.03))
     async with asyncio.timeout(90):
-        for partitions in (6, 4):
-            world.ingress()
-            at = seen.count
-            while seen.count < at + 5 * KEYS:
-                await asyncio.sleep(0.01)
-            layout = await resize(world.connection, "g", partitions)
-            while not (routing := [one for one in world.running if is_routing(one, layout)]):
-                await asyncio.sleep(0.01)
-            await world.stop(routing[0])
-            while (found := await read_layout(world.connection, "g")) is None or found.previous:
-                await asyncio.sleep(0.1)
+        world.ingress()
+        while seen.count < 5 * KEYS:
+            await asyncio.sleep(0.01)
+        layout = await resize(world.connection, "g", 6)
+        while not (routing := [one for one in world.running if is_routing(one, layout)]):
+            await asyncio.sleep(0.01)
+        await world.stop(routing[0])
+        while (found := await read_layout(world.connection, "g")) is None or found.previous:
+            await asyncio.sleep(0.1)
         world.enough.set()
         rounds = await publishing
         while seen.count < rounds * KEYS:
@@ -226,7 +224,7 @@ async def test_members_find_the_key_wherever_it_is(world: World, start: Start, k
 
 
 async def test_messages_without_a_key_are_rejected_with_the_reason_where_the_settings_say_so(
-    world: World,
+    world: World, start: Start
 ) -> None:
     await world.create("quorum")
     world.ingress(key=PullKeySettings(missing="reject"))
@@ -241,6 +239,45 @@ async def test_messages_without_a_key_are_rejected_with_the_reason_where_the_set
     assert [letter.body for letter in letters] == [b"%d" % number for number in range(0, 100, 2)]
     assert {letter.describe()["reason"] for letter in letters} == {"absent"}
     assert letters[0].headers["x-partymq-routing-key"] == SOURCE
+
+    seen: list[Message] = []
+
+    async def handle(message: Message) -> None:
+        seen.append(message)
+
+    start(Consumer(world.vhost.amqp_url, group="g"), handle)
+    assert await replay(world.connection, "g", places=[1]) == 1
+    await until(lambda: len(seen) == 51)
+    assert [message.body for message in seen if message.key is None] == [b"0"]
+
+
+@pytest.mark.parametrize("key", ["routing_key", "property:user_id"])
+async def test_a_dead_letter_is_replayed_with_its_key(world: World, start: Start, key: str) -> None:
+    """What the router has moved to a header is what it is ordered by, whoever publishes it again."""
+    layout = await world.create(key=key_rule(key))
+    channel = await world.connection.open_channel()
+    await channel.declare_exchange("shop", "topic", durable=True)
+    await channel.bind_queue(SOURCE, "shop", "#")
+    await channel.select_confirms()
+    seen: list[Message] = []
+    failing = True
+
+    async def handle(message: Message) -> None:
+        if failing:
+            raise RuntimeError("not yet")
+        seen.append(message)
+
+    start(Consumer(world.vhost.amqp_url, group="g", retry=RetryPolicy(max_attempts=1)), handle)
+    world.ingress()
+    await channel.publish("shop", "guest", b"", Basic.Properties(user_id="guest"))
+    async with asyncio.timeout(20):
+        while not await count(world.connection, dead_letter_queue("g")):
+            await asyncio.sleep(0.02)
+    failing = False
+    assert await replay(world.connection, "g") == 1
+    await until(lambda: len(seen) == 1)
+    assert seen[0].key == "guest"
+    assert seen[0].partition == partition_of(b"guest", layout.partitions)
 
 
 async def test_what_somebody_deletes_is_told_and_declared_again_and_nothing_is_lost(world: World) -> None:
@@ -272,9 +309,9 @@ async def test_a_group_that_is_deleted_or_another_one_is_told(world: World) -> N
     layout = await world.create(partitions=2)
     ingress = world.ingress()
     await until(lambda: ingress.unready() is None)
-    with pytest.raises(Exception, match="RESOURCE_LOCKED"):
-        await (await world.connection.open_channel()).declare_queue(router_lock("g"), exclusive=True)
-    await delete(world.connection, "g", layout)
+    with pytest.raises(ConfigError, match="`partymq serve` fills it: stop that first"):
+        await delete(world.connection, "g", layout)
+    await delete(world.connection, "g", layout, if_unused=False)
     await world.publish(1)
     await until(lambda: "there is no pull group 'g' any more" in (ingress.unready() or ""))
     await agree(world.connection, "g", {"ingress": "publisher", "partitions": 2, "queue_type": "classic"})
