@@ -260,7 +260,7 @@ class Membership:
             unlinked = voice.on_lost(connection.abort)
             layout = await self._agree(connection, leaving)
             if layout is None:
-                return
+                return self._over(gone)
             stand(layout)
             session = self._new_session(connection, voice, layout)
             await session.commands.start()
@@ -295,8 +295,8 @@ class Membership:
     async def _agree(self, connection: Connection, leaving: "asyncio.Task[bool]") -> GroupLayout | None:
         """The group's layout; None where it is time to leave before there is one.
 
-        A group that is not there is created; but where nothing is wished of it and a server coordinates, that is
-        the server's to do, in whose file its settings may stand.
+        A group that is not there is created; but where nothing is wished of it and a server coordinates, that
+        is the server's to do, in whose file its settings may stand.
         """
         if self._wish or self._settings.coordinator == "embedded":
             return await agree(connection, self._group, self._wish)

@@ -29,17 +29,12 @@ class Silence:
         else:
             self._hint = "members elect one of themselves; the one they have may hang, or its machine be gone"
 
-    def lasts(self, seconds: float, *, member: bool) -> None:
-        """Nobody has answered for so long. `member`: what we own is consumed all the same."""
+    def lasts(self, event: str, seconds: float) -> None:
+        """Nobody has answered for so long; `event` says what that means just now."""
         if seconds < self._next:
             return
         self._next = seconds + min(max(seconds, self._patience), _LONGEST_PAUSE)
-        _log.warning(
-            "nobody coordinates the group" if member else "waiting to join: nobody coordinates the group",
-            group=self._group,
-            seconds=round(seconds, 1),
-            hint=self._hint,
-        )
+        _log.warning(event, group=self._group, seconds=round(seconds, 1), hint=self._hint)
 
     def over(self) -> None:
         """Somebody has answered."""

@@ -103,6 +103,14 @@ class PullGroupSettings(CommonSettings):
         "the source queue. The settings `source_…` and `key.missing` are only for `router`.",
         derived=_as_it_is(_NEW.ingress),
     )
+    prefetch: int | None = setting(
+        None,
+        "PARTYMQ_PREFETCH",
+        Number(1, 10_000_000),
+        "Messages that a member has been delivered and has not acknowledged, at most, in a new group; split "
+        "evenly among its partitions, at least 8 each. `partymq group resize` changes it later.",
+        derived="as the group has it; a new one: `4000`, 250 a partition at most",
+    )
     source_prefetch: int = setting(
         2000,
         "PARTYMQ_SOURCE_PREFETCH",
@@ -130,6 +138,7 @@ class PullGroupSettings(CommonSettings):
             "queue_type": self.queue_type,
             "ingress": self.ingress,
             "key": self._key,
+            "prefetch": self.prefetch,
         }
         return {name: value for name, value in wished.items() if value is not None}
 

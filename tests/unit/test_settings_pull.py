@@ -39,11 +39,13 @@ def test_what_the_file_does_not_say_is_not_wished(tmp_path):
 def test_what_the_file_says_is_wished(tmp_path):
     toml = (
         ORDERS
-        + 'partitions = 8\nqueue_type = "classic"\ningress = "hash-exchange"\nkey.source = "routing_key"\n'
+        + 'partitions = 8\nprefetch = 100\nqueue_type = "classic"\n'
+        + 'ingress = "hash-exchange"\nkey.source = "routing_key"\n'
     )
     group = loaded(tmp_path, toml).settings.groups["orders"]
     assert group.wish == {
         "partitions": 8,
+        "prefetch": 100,
         "queue_type": "classic",
         "ingress": "hash-exchange",
         "key": KeyRule("routing_key"),
