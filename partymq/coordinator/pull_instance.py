@@ -1,6 +1,7 @@
 """One process's part in one pull group: it shows the group, and does for it what its settings say.
 
-With `coordinator = "server"` it stands by to coordinate, beside all others that do, members among them.
+With `coordinator = "server"` it stands by to coordinate, beside all others that do, members among them; with
+`ingress = "router"` it fills the group from its source, or stands by for that.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from partymq.amqp.connection import Connection
 from partymq.config.pull import PullGroupSettings
 from partymq.config.settings import BrokerSettings
 from partymq.coordinator.candidate import Candidate
+from partymq.coordinator.ingress import Ingress
 from partymq.coordinator.participant import Participant, Work
 from partymq.coordinator.pull import PullSettings, PullTerm
 from partymq.coordinator.pull_topology import agree, read_layout
@@ -37,6 +39,9 @@ class PullInstance(Participant):
         self._agreeing = asyncio.Lock()
         self._candidate: Candidate | None = None
         self._candidacy_trouble: str | None = None
+        self._ingress: Ingress | None = None
+        if settings.routes:
+            self._ingress = Ingress(broker, settings, instance=instance, statistics=self._statistics.router)
 
     @property
     def term(self) -> PullTerm | None:
@@ -46,9 +51,12 @@ class PullInstance(Participant):
     @property
     def works(self) -> Mapping[str, Work]:
         """See `Participant`."""
-        if self._settings.coordinator == "embedded":
-            return {}
-        return {"candidacy": self._serve_candidacy}
+        works: dict[str, Work] = {}
+        if self._settings.coordinator == "server":
+            works["candidacy"] = self._serve_candidacy
+        if self._ingress is not None:
+            works["ingress"] = self._serve_ingress
+        return works
 
     # -- the group in the broker -----------------------------------------------------------------------------
 
@@ -78,6 +86,13 @@ class PullInstance(Participant):
         finally:
             self.term_ended(self._statistics.epoch)
 
+    # -- filling it ------------------------------------------------------------------------------------------
+
+    async def _serve_ingress(self) -> None:
+        await self.front()  # the group is there then
+        assert self._ingress is not None
+        await self._ingress.run()
+
     # -- what can be looked at -------------------------------------------------------------------------------
 
     async def describe(self) -> dict[str, Any]:
@@ -87,7 +102,8 @@ class PullInstance(Participant):
         if self._front is not None and self._is_outdated(described):
             self._layout = await read_layout(self._front, self.name) or self._layout
         settings = self._layout.describe() if self._layout is not None else None
-        return {**described, "settings": settings}
+        ingress = self._ingress.describe() if self._ingress is not None else {}
+        return {**described, "settings": settings, **ingress}
 
     def _is_outdated(self, described: Mapping[str, Any]) -> bool:
         """Whether the group has been resized since its settings were read."""
@@ -99,7 +115,13 @@ class PullInstance(Participant):
         return (self._layout.previous, self._layout.partitions) != (before, partitions)
 
     def unready(self) -> str | None:
-        """See `Participant`."""
+        """Why the group can't work now, as far as that is this process's matter; None where it can."""
+        reason = self._uncoordinated()
+        if reason is None and self._ingress is not None:
+            reason = self._ingress.unready()
+        return reason
+
+    def _uncoordinated(self) -> str | None:
         if self.term is not None:
             return self.term.unready()
         if self._trouble is not None:
