@@ -410,8 +410,12 @@ class Membership:
         self._report(session)
 
     async def _do(self, session: _Session, owner: Owner, step: Take | GiveUp) -> None:
+        # Each once: what has ended may be ours again before the rest has.
+        giving = set(step.partitions)
+
         def ended(partitions: Collection[int]) -> None:
-            session.duties.gave_up(partitions)
+            session.duties.gave_up(giving.intersection(partitions))
+            giving.difference_update(partitions)
             session.news.set()
 
         match step:

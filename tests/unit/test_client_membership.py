@@ -109,6 +109,24 @@ async def test_a_handler_that_does_not_end_holds_back_its_partition_alone() -> N
         await until(lambda: (8, (1,)) in a.released)
 
 
+async def test_what_is_given_up_and_got_back_is_kept_when_the_rest_of_its_hand_over_has_ended() -> None:
+    async with member() as a:
+        a.told({0: 1, 1: 1}, {})
+        await until(lambda: a.owner.owned == {0, 1})
+        a.owner.ending[1] = asyncio.Event()
+        a.told({}, {7: [0, 1]}, piecewise=True)
+        await until(lambda: (7, (0,)) in a.released)
+        a.told({0: 2}, {8: [1]}, piecewise=True)
+        await until(lambda: a.owner.owned == {0, 1})
+
+        a.owner.ending[1].set()
+        await until(lambda: (8, (1,)) in a.released)
+        await asyncio.sleep(0.01)
+        assert a.owner.gains == [[0, 1], [0]]
+        assert a.owner.owned == {0}
+        assert not a.working.done()
+
+
 async def test_a_coordinator_that_knows_whole_hand_overs_only_hears_of_whole_ones() -> None:
     async with member() as a:
         a.told({0: 1, 1: 1}, {})
