@@ -146,6 +146,10 @@ class PullTerm(Office):
         described["coordinator"] = self._lease.current.instance
         described["coordinates_since"] = self._began
         described["unready"] = self.unready()
+        for index, partition in enumerate(described["partitions"]):
+            ready = self._statistics.ready.get(self.coordinator.state.id_of(index))
+            if ready is not None:
+                partition["messages_ready"] = ready
         return described
 
     def unready(self) -> str | None:

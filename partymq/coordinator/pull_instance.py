@@ -11,6 +11,7 @@ from typing import Any
 from partymq.amqp.connection import Connection
 from partymq.config.pull import PullGroupSettings
 from partymq.config.settings import BrokerSettings
+from partymq.coordinator.backlog import watch_backlog
 from partymq.coordinator.candidate import Candidate
 from partymq.coordinator.ingress import Ingress
 from partymq.coordinator.participant import Participant, Work
@@ -54,6 +55,7 @@ class PullInstance(Participant):
         works: dict[str, Work] = {}
         if self._settings.coordinator == "server":
             works["candidacy"] = self._serve_candidacy
+            works["backlog"] = self._watch_backlog
         if self._ingress is not None:
             works["ingress"] = self._serve_ingress
         return works
@@ -85,6 +87,9 @@ class PullInstance(Participant):
             raise
         finally:
             self.term_ended(self._statistics.epoch)
+
+    async def _watch_backlog(self) -> None:
+        await watch_backlog(self.name, lambda: self.term, self.front, self._statistics)
 
     # -- filling it ------------------------------------------------------------------------------------------
 

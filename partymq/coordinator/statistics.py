@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from partymq.group.coordinator import Coordinator
+from partymq.group.names import layout_and_number
 from partymq.router.statistics import LATENCY_BOUNDS
 from partymq.router.statistics import Statistics as RouterStatistics
 
@@ -43,6 +44,8 @@ class GroupStatistics:
         self.coordinates = False
         self.members: Mapping[str, int] = {}
         self.held_by_partition: Callable[[], Mapping[int, int]] | None = None
+        self.ready: Mapping[int, int] = {}
+        """Of a pull group: messages ready in the queues of its partitions, by the partitions' ids."""
 
     def rebalanced(self, durations: list[float]) -> None:
         """Count rebalances and clear the list."""
@@ -57,14 +60,21 @@ class GroupStatistics:
         if coordinator is None:
             self.members = {}
             self.held_by_partition = None
+            self.ready = {}
             return
         self.generation = coordinator.state.generation
         self.members = Counter(member.state.value for member in coordinator.state.members.values())
 
     @property
     def lag(self) -> Mapping[int, int]:
-        """Messages of each partition that wait in the router; what members have is not known by partition."""
-        return self.held_by_partition() if self.held_by_partition is not None else {}
+        """Messages of each partition that wait, in the router or, of a pull group, in its queue (in a resize,
+        and in that of the same number before); what members have is not known by partition."""
+        if self.held_by_partition is not None:
+            return self.held_by_partition()
+        lag: Counter[int] = Counter()
+        for identity, messages in self.ready.items():
+            lag[layout_and_number(identity)[1]] += messages
+        return lag
 
     @property
     def routed_messages(self) -> int:

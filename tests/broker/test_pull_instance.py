@@ -10,7 +10,9 @@ import pytest
 from partymq.amqp.connection import connect
 from partymq.amqp.url import BrokerUrl
 from partymq.client import membership
+from partymq.client.publisher import Publisher
 from partymq.config import BrokerSettings, PullGroupSettings
+from partymq.coordinator import backlog
 from partymq.coordinator.pull_instance import PullInstance
 from partymq.coordinator.pull_topology import agree, delete, read_layout, resize
 from partymq.errors import BrokerError, ConfigError, NoCoordinator
@@ -185,6 +187,34 @@ async def test_a_resize_is_carried_out_and_shown(vhost: Vhost, serve: Serve, joi
     await served.stop()
     await serve("b").ready()
     await connection.close()
+
+
+async def test_what_waits_in_the_partitions_is_counted_by_who_coordinates(
+    vhost: Vhost, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "_COUNT", 0.2)
+    first, second = serve("a"), serve("b")
+    await first.ready()
+    await second.ready()
+    async with Publisher(vhost.amqp_url, group=GROUP) as publisher:
+        await publisher.publish_many((number, f"key-{number}") for number in range(100))
+        counted = await first.described(
+            lambda group: sum(one.get("messages_ready", 0) for one in group["partitions"]) == 100
+        )
+        assert len([one for one in counted["partitions"] if one["messages_ready"]]) > 1
+        served, other = sorted((first, second), key=lambda one: not one.instance.statistics().coordinates)
+        assert sum(served.instance.statistics().lag.values()) == 100
+        assert other.instance.statistics().lag == {}
+        connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
+        await resize(connection, GROUP, 2 * PARTITIONS)
+        await first.described(lambda group: "resizing" in group)
+        await publisher.publish_many((number, f"key-{number}") for number in range(100))
+        await first.described(
+            lambda group: sum(one.get("messages_ready", 0) for one in group["partitions"]) == 200
+        )
+        assert sum(served.instance.statistics().lag.values()) == 200
+        assert max(served.instance.statistics().lag) == 2 * PARTITIONS - 1
+        await connection.close()
 
 
 async def test_it_ends_where_the_group_is_another_than_the_settings_say(vhost: Vhost, serve: Serve) -> None:
