@@ -1,9 +1,9 @@
 """The promises, checked on what the members have noted."""
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from verify.notes import Note
 
@@ -127,11 +127,17 @@ def fenced(one: Work, other: Work) -> bool:
     return (one.zombie and one.token < other.token) or (other.zombie and other.token < one.token)
 
 
+Stray = Sequence[tuple[int, int]]
+"""Messages of one key, by key and number, in order. They come behind all before the first of them, and in no
+order with those behind the last: who sent them was killed before it heard that they had arrived."""
+
+
 def check(
     counts: Sequence[int],
     works: Iterable[Work],
     *,
     absent: Collection[tuple[int, int]] = (),
+    strays: Sequence[Stray] = (),
     excuse: Excuse = no_zombies,
 ) -> Verdict:
     """Checks all work of all members.
@@ -139,6 +145,7 @@ def check(
     Args:
         counts: by key, how many messages there were.
         absent: which of them never came into the group, by key and number.
+        strays: which of them may have come later than those that follow them.
         excuse: whether two may have had one key at once.
     """
     verdict = Verdict(messages=sum(counts) - len(absent))
@@ -151,43 +158,73 @@ def check(
     missing: dict[int, set[int]] = defaultdict(set)
     for key, seq in absent:
         missing[key].add(seq)
+    lines: dict[int, list[list[int]]] = defaultdict(list)
+    for stray in strays:
+        lines[stray[0][0]].append([seq for _, seq in stray])
     for key, count in enumerate(counts):
         mine = sorted(by_key.get(key, []), key=lambda work: work.began)
         done = {work.seq for work in mine if work.finished} | missing[key]
         verdict.lost += [f"{key}/{seq}" for seq in range(count) if seq not in done]
         sound = [work for work in mine if not work.zombie]
-        _check_order(key, mine if excuse is fenced else sound, mine, missing[key], verdict)
-        _check_gaps(sound, mine, missing[key], verdict)
+        order = _Order(count, lines[key], missing[key])
+        _check_order(key, mine if excuse is fenced else sound, mine, order, verdict)
+        _check_gaps(sound, mine, order, verdict)
         _check_overlaps(mine, excuse, verdict)
     return verdict
 
 
-def _check_order(
-    key: int, checked: list[Work], works: list[Work], absent: set[int], verdict: Verdict
-) -> None:
-    """Whatever is begun: all before it were finished by then, by anybody."""
-    finished = set(absent)
+class _Order:
+    """Which messages of a key have to be finished before another one is begun."""
+
+    def __init__(self, count: int, strays: list[list[int]], absent: set[int]) -> None:
+        astray = {seq for stray in strays for seq in stray}
+        self._main = [seq for seq in range(count) if seq not in absent and seq not in astray]
+        self._line = dict.fromkeys(self._main, 0)
+        self._before: dict[int, int | None] = dict(zip(self._main, [None, *self._main], strict=False))
+        for number, stray in enumerate(strays, 1):
+            there = [seq for seq in stray if seq not in absent]
+            for before, seq in zip([None, *there], there, strict=False):
+                self._line[seq] = number
+                self._before[seq] = self._last_before(stray[0]) if before is None else before
+
+    def before(self, seq: int) -> int | None:
+        """The message right before this one; None: there is none."""
+        return self._before.get(seq)
+
+    def line(self, seq: int) -> int:
+        """Messages of one line follow one another."""
+        return self._line.get(seq, 0)
+
+    def _last_before(self, seq: int) -> int | None:
+        at = bisect_left(self._main, seq)
+        return self._main[at - 1] if at else None
+
+
+def _check_order(key: int, checked: list[Work], works: list[Work], order: _Order, verdict: Verdict) -> None:
+    """Whatever is begun: the one before it was finished by then, by anybody, and so all before that."""
+    finished: set[int] = set()
     ends = sorted((work for work in works if work.finished), key=lambda work: work.ended)
-    newest = 0
     at = 0
     for work in checked:
         while at < len(ends) and ends[at].ended <= work.began:
             finished.add(ends[at].seq)
             at += 1
-        while newest in finished:
-            newest += 1
-        if work.seq > newest:
-            verdict.disorder.append(f"{work}, but {key}/{newest} was not finished")
+        before = order.before(work.seq)
+        if before is not None and before not in finished:
+            verdict.disorder.append(f"{work}, but {key}/{before} was not finished")
 
 
-def _check_gaps(sound: list[Work], works: list[Work], absent: set[int], verdict: Verdict) -> None:
+def _check_gaps(sound: list[Work], works: list[Work], order: _Order, verdict: Verdict) -> None:
     by_zombies = {work.seq for work in works if work.zombie and work.finished}
-    for earlier, later in pairwise(sound):
-        before = later.seq - 1
-        while before in absent:
-            before -= 1
-        if before > earlier.seq and before not in by_zombies:
-            verdict.gaps.append(f"{earlier} was followed by {later}")
+    last: dict[int, Work] = {}
+    for work in sound:
+        line = order.line(work.seq)
+        earlier, last[line] = last.get(line), work
+        before = order.before(work.seq)
+        if earlier is None or before is None or before in by_zombies:
+            continue
+        if order.line(before) == line and before > earlier.seq:
+            verdict.gaps.append(f"{earlier} was followed by {work}")
 
 
 def _check_overlaps(works: list[Work], excuse: Excuse, verdict: Verdict) -> None:

@@ -162,9 +162,35 @@ def test_a_message_that_was_tried_again_is_not_out_of_order():
     assert broken(check(done("a", 0, 1, 2, finished=False), done("a", 0, 3, 4), done("a", 1, 5, 6))) == {}
 
 
-def test_a_late_message_of_a_killed_publisher_is_out_of_order():
-    notes = publisher(0, confirmed=False, killed=True) + publisher(1)
-    assert broken(check(done("a", 1, 1, 2), done("a", 0, 3, 4), published=notes))["out of order"] == 1
+def test_unconfirmed_messages_of_a_killed_publisher_may_come_beside_those_of_the_next_one():
+    notes = publisher(0) + publisher(1, 2, confirmed=False, killed=True) + publisher(3, 4)
+    works = [done("a", seq, at, at + 0.5) for at, seq in enumerate((0, 3, 1, 4, 2))]
+    assert broken(check(*works, published=notes)) == {}
+
+
+def test_they_are_in_order_among_themselves():
+    notes = publisher(0) + publisher(1, 2, confirmed=False, killed=True) + publisher(3)
+    works = [done("a", seq, at, at + 0.5) for at, seq in enumerate((0, 2, 3, 1))]
+    assert broken(check(*works, published=notes)) == {"out of order": 1}
+
+
+def test_they_come_after_what_was_sent_before_them():
+    notes = publisher(0) + publisher(1, 2, confirmed=False, killed=True) + publisher(3)
+    works = [done("a", seq, at, at + 0.5) for at, seq in enumerate((1, 2, 0, 3))]
+    assert broken(check(*works, published=notes)) == {"out of order": 1}
+
+
+def test_the_next_publisher_s_messages_keep_their_order_beside_them():
+    notes = publisher(0) + publisher(1, confirmed=False, killed=True) + publisher(2, 3)
+    works = [done("a", seq, at, at + 0.5) for at, seq in enumerate((0, 3, 1, 2))]
+    assert broken(check(*works, published=notes))["out of order"] == 1
+
+
+def test_what_is_confirmed_behind_an_unconfirmed_message_has_to_come_behind_it():
+    notes = [*publisher(0), *publisher(1, confirmed=False), *publisher(2, killed=True), *publisher(3)]
+    works = [done("a", seq, at, at + 0.5) for at, seq in enumerate((0, 2, 1, 3))]
+    assert "out of order" in broken(check(*works, published=notes))
+    assert "lost" in broken(check(*works[:2], works[3], published=notes))
 
 
 def test_repeats_come_again_without_a_gap():

@@ -90,16 +90,19 @@ def check_pull(
     """
     arrived = {(work.key, work.seq) for work in works}
     absent = published.absent(arrived)
-    general = check(published.counts, works, absent=absent, excuse=fenced)
+    general = check(published.counts, works, absent=absent, strays=published.doubtful, excuse=fenced)
     verdict = PullVerdict(general, absent=len(absent))
     general.lost += published.holes(arrived)
+    passed_over: dict[int, set[int]] = defaultdict(set)
+    for stray in published.doubtful:
+        passed_over[stray[0][0]].update(seq for _, seq in stray)
     by_key: dict[int, list[Work]] = defaultdict(list)
     for work in works:
         by_key[work.key].append(work)
     parked = {work.key for work in works if not work.finished and (work.key, work.seq) not in given_up}
     for key, mine in by_key.items():
         mine.sort(key=lambda work: work.began)
-        _Row(key, {seq for other, seq in absent if other == key}, verdict).apply(mine)
+        _Row(key, passed_over[key], verdict).apply(mine)
         _check_repeats(mine, published, disturbed, key in parked, routed, verdict)
     verdict.longest = _longest_waits([work for work in works if work.key not in parked], published)
     handled = {(work.key, work.seq) for work in works if work.finished}
@@ -112,11 +115,15 @@ def check_pull(
 class _Row:
     """The row of a key in a database, written as docs/fencing.md does it: whoever begins a message reads the
     number of the latest one written, passes over what is not above it, and writes at its end, if its token is
-    not below the one that is there."""
+    not below the one that is there.
 
-    def __init__(self, key: int, absent: set[int], verdict: PullVerdict) -> None:
+    Args:
+        passed_over: numbers that are not written, as they need not come, and not in their place.
+    """
+
+    def __init__(self, key: int, passed_over: set[int], verdict: PullVerdict) -> None:
         self._key = key
-        self._absent = absent
+        self._passed_over = passed_over
         self._verdict = verdict
         self._latest, self._token = -1, 0
         self._highest = 0
@@ -131,7 +138,7 @@ class _Row:
             if begins:
                 read[at] = self._latest
                 self._look_at_token(work)
-            elif work.seq > read[at]:
+            elif work.seq > read[at] and work.seq not in self._passed_over:
                 self._write(work, read[at])
 
     def _look_at_token(self, work: Work) -> None:
@@ -144,7 +151,7 @@ class _Row:
             self._verdict.refused += work.zombie
             return
         before = work.seq - 1
-        while before in self._absent:
+        while before in self._passed_over:
             before -= 1
         if before > read:
             self._wrong(f"{work} was written on {self._key}/{read}")

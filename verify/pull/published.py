@@ -23,8 +23,9 @@ class Published:
     """Attributes:
     put: when each message was given to the publisher.
     confirmed: when its confirm was noted.
-    doubtful: by process that was killed and key, what was not confirmed by then, in order: it may have
-        arrived or not. What has is the beginning of it.
+    doubtful: by process that was killed and key, the end of its messages that was not confirmed by then: it
+        may have arrived or not. What has is the beginning of it. It may lie in the broker's sockets for a
+        while, beside what the next process sends, so between these two there is no order.
     """
 
     put: dict[Name, float] = field(default_factory=dict)
@@ -40,7 +41,9 @@ class Published:
         def killed() -> None:
             open_then: dict[int, list[Name]] = defaultdict(list)
             for name in put:
-                if name not in published.confirmed:
+                if name in published.confirmed:
+                    open_then.pop(name[0], None)  # what was sent before has arrived, too
+                else:
                     open_then[name[0]].append(name)
             published.doubtful += open_then.values()
             put.clear()
