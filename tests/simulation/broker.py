@@ -179,10 +179,14 @@ class Broker:
         self.up = True
         self.scrambled = False
         """Whether confirms of one queue come in any order: with large and small messages mixed they do."""
+        self.held_up: Callable[[], float] | None = None
+        """Seconds for which a message that is routed may be held up before it is in its queue, and those behind
+        it."""
         self.watch_ack: Callable[[str, Any], None] = lambda queue, body: None
         self.watch_closed: Callable[[Connection], None] = lambda connection: None
         self._on_lost = on_lost
         self._starts = 0
+        self._on_its_way: dict[str, float] = {}
 
     # -- topology --------------------------------------------------------------------------------------
 
@@ -263,6 +267,25 @@ class Broker:
             for queue in queues:
                 self._enqueue(queue, body, safe=False)
             return
+        if self.held_up is not None and key is not None:
+            for queue in queues if self.up else ():
+                at = max(self._on_its_way.get(queue.name, 0.0), self.world.now + self.held_up())
+                self._on_its_way[queue.name] = at
+                self.world.at(at, self._arrive, channel, queue.name, body, seq, self._starts)
+        else:
+            self._take(channel, queues, body, seq)
+
+    def _arrive(self, channel: Channel, name: str, body: Any, seq: int, starts: int) -> None:
+        """A message that was routed some time ago; lost with its queue, or with the broker, as it was never
+        confirmed."""
+        if starts != self._starts:
+            return
+        if name in self.queues:
+            self._take(channel, [self.queues[name]], body, seq)
+        else:
+            self._on_lost(body, name)
+
+    def _take(self, channel: Channel, queues: list[Queue], body: Any, seq: int) -> None:
         entries = []
         at = 0.0
         for queue in queues:

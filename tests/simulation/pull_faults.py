@@ -27,7 +27,15 @@ class PullFaults:
     def of_kind(self, kind: str) -> list[Action]:
         """What can happen in a schedule of this kind, the likelier more than once."""
         if kind == "planned":
-            return [self._join, self._leave, self._restart, self._roll, self._stop_coordinator, self.resize]
+            return [
+                self._join,
+                self._leave,
+                self._restart,
+                self._roll,
+                self._stop_coordinator,
+                self._roll_servers,
+                self.resize,
+            ]
         cut = self._cut
         return [
             self._join,
@@ -47,6 +55,7 @@ class PullFaults:
             self._kill_coordinator,
             self._cut_coordinator,
             self._restart_broker,
+            self._roll_servers,
             self._cut_publisher,
             self._hang_publisher,
             self._cut_operator,
@@ -119,6 +128,13 @@ class PullFaults:
         server = next(server for server in self.schedule.servers if server is process)
         server.stop()
         self.world.after(self.rng.uniform(0.2, 2.0), server.start)
+
+    def _roll_servers(self) -> None:
+        """All that only coordinate, one after the other."""
+        at = 0.0
+        for server in self.schedule.servers:
+            self.world.after(at, self.schedule.unless_healed, lambda server=server: self._stop_server(server))
+            at += self.rng.uniform(0.0, 2.0)
 
     # -- faults --------------------------------------------------------------------------------------------
 
@@ -220,10 +236,13 @@ class PullFaults:
         self._hang(publisher, lambda: [publisher.wire.connection] if publisher.wire is not None else [])
 
     def resize(self) -> None:
-        """Another number of partitions; where things may go wrong, whoever does it may die of it."""
-        operator = self.rng.choice(self.schedule.operators)
-        dies = self.schedule.kind == "faults" and self.rng.random() < 0.5
-        operator.resize(self.rng.randint(1, 8), self.rng.expovariate(8.0) if dies else None)
+        """Another number of partitions, or fresh ones for another prefetch; where things may go wrong,
+        whoever does it may die of it."""
+        rng = self.rng
+        dies = self.schedule.kind == "faults" and rng.random() < 0.5
+        rng.choice(self.schedule.operators).resize(
+            rng.randint(1, 8), rng.choice((None, None, 500, 1000)), rng.uniform(0, 0.5) if dies else None
+        )
 
     def _cut_operator(self) -> None:
         for operator in self.schedule.operators:

@@ -135,14 +135,12 @@ class Holdings:
     def idle(self, partitions: Collection[int]) -> tuple[int, ...]:
         """Those of these of which there has been nothing for a while."""
         now = self._scene.world.now
-        parts = self._scene.parts
         self._idle_since = {
             identity: self._idle_since.get(identity, now)
             for identity in partitions
-            if identity in self.holdings and (parts.idle_at_once or not self.holdings[identity].stream)
+            if identity in self.holdings and not self.holdings[identity].stream
         }
-        wait = 0.0 if parts.idle_at_once else _IDLE
-        return tuple(identity for identity, since in self._idle_since.items() if now - since >= wait)
+        return tuple(identity for identity, since in self._idle_since.items() if now - since >= _IDLE)
 
     def revoke(self, partitions: Collection[int], ended: Ended) -> None:
         """Give these up: start nothing more, wait for what runs, acknowledge, close the channel. Those that

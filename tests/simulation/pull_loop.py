@@ -11,7 +11,7 @@ from partymq.errors import PartyMQError
 from tests.simulation.world import Process
 
 _T = TypeVar("_T")
-_MOST_AT_THE_END = 10_000
+_MOST_AT_ONCE = 10_000
 
 
 class _Handle:
@@ -27,6 +27,12 @@ class _Handle:
         """Do not call it."""
         self.call = None
 
+    def run(self) -> None:
+        """Call it."""
+        call, self.call = self.call, None
+        if call is not None:
+            call(*self.args)
+
 
 class Loop(asyncio.AbstractEventLoop):
     """As much of an event loop as tasks, sleeping, timeouts and task groups need."""
@@ -37,7 +43,7 @@ class Loop(asyncio.AbstractEventLoop):
         self._held: list[_Handle] = []
         self._soon: dict[_Handle, None] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
-        self._ended = False
+        self._ended = self._running = False
 
     def begin(
         self,
@@ -63,27 +69,33 @@ class Loop(asyncio.AbstractEventLoop):
         return task
 
     def run(self, call: Callable[..., object], *args: Any) -> None:
-        """Call it as part of the loop, now."""
+        """Call it as part of the loop, now, and then all that is to be called soon."""
+        if self._running:
+            call(*args)
+            return
+        self._running = True
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:
             call(*args)
+            soon = self._soon
+            for _ in range(_MOST_AT_ONCE):
+                if not soon:
+                    return
+                handle = next(iter(soon))
+                del soon[handle]
+                handle.run()
+            raise AssertionError(f"tasks have no end: {list(self._tasks)}")
         finally:
             asyncio._set_running_loop(before)
+            self._running = False
 
     def end(self) -> None:
         """The process is dead, and its connections are gone: nothing of it comes to anything any more."""
         self._ended = True
         for task in list(self._tasks):
             task.cancel()
-        soon = self._soon
-        for _ in range(_MOST_AT_THE_END):
-            if not soon:
-                return
-            handle = next(iter(soon))
-            del soon[handle]
-            self._run(handle)
-        raise AssertionError(f"tasks do not end when they are cancelled: {list(self._tasks)}")
+        self.run(lambda: None)
 
     # -- what asyncio calls ----------------------------------------------------------------------------------
 
@@ -91,8 +103,8 @@ class Loop(asyncio.AbstractEventLoop):
         """See asyncio."""
         handle = _Handle(callback, args)
         self._soon[handle] = None
-        if not self._ended:
-            self._world.after(0.0, self._arrive, handle)
+        if not self._running and not self._ended and len(self._soon) == 1:
+            self._world.after(0.0, self._arrive, _Handle(_nothing, ()))
         return handle
 
     def call_later(
@@ -142,15 +154,13 @@ class Loop(asyncio.AbstractEventLoop):
                 self._process.run(self._process.life, self._release, ())
             self._held.append(handle)
         else:
-            self._soon.pop(handle, None)
-            self._run(handle)
+            self.run(handle.run)
 
     def _release(self) -> None:
         held, self._held = self._held, []
         for handle in held:
             self._arrive(handle)
 
-    def _run(self, handle: _Handle) -> None:
-        call, handle.call = handle.call, None
-        if call is not None:
-            self.run(call, *handle.args)
+
+def _nothing() -> None:
+    pass

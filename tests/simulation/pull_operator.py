@@ -25,20 +25,20 @@ class Operator(Process):
         self._loop = Loop(self)
         self._wire: Wire | None = None
 
-    def resize(self, partitions: int, dies_after: float | None = None) -> None:
+    def resize(self, partitions: int, prefetch: int | None = None, dies_after: float | None = None) -> None:
         """Begin; `dies_after`: seconds after which the process is killed. Not while another one runs."""
         if self._wire is not None:
             return
         connection = self._scene.broker.connect(self, lambda: wire.lost())
         if connection is None:
-            self.timer(_AGAIN, self.resize, partitions, dies_after)
+            self.timer(_AGAIN, self.resize, partitions, prefetch, dies_after)
             return
         self.world.tell(self.name, "resizes to %d", partitions)
         wire = self._wire = Wire(self._loop, connection)
         self._loop.begin(
-            resize(wire, GROUP, partitions),  # type: ignore[arg-type]
+            resize(wire, GROUP, partitions, prefetch),  # type: ignore[arg-type]
             self._resized,
-            lambda error: self._failed(partitions, error),
+            lambda error: self._failed(partitions, prefetch, error),
         )
         if dies_after is not None:
             self.world.after(dies_after, self._die, wire)
@@ -69,7 +69,7 @@ class Operator(Process):
         self._wire.connection.close()
         self._wire = None
 
-    def _failed(self, partitions: int, error: Exception) -> None:
+    def _failed(self, partitions: int, prefetch: int | None, error: Exception) -> None:
         self.world.tell(self.name, "fails: %s", error)
         assert self._wire is not None
         self._wire.abort()
@@ -78,4 +78,4 @@ class Operator(Process):
             self._scene.oracle.refused(partitions, str(error))
             self.refused += 1
         else:
-            self.timer(_AGAIN, self.resize, partitions)
+            self.timer(_AGAIN, self.resize, partitions, prefetch)

@@ -14,11 +14,13 @@ from tests.simulation.world import World
 class PullOracle(Oracle):
     """Watches a schedule. See `Oracle`; keys and partitions are numbered apart here."""
 
-    def __init__(self, world: World, keys: int, *, faults: bool) -> None:
+    def __init__(self, world: World, keys: int, *, faults: bool, slow: bool) -> None:
         super().__init__(world, keys, faults=faults)
         self._newest: dict[int, tuple[int, str]] = defaultdict(lambda: (0, ""))
         """Token and who had it, of a partition by its id."""
         self._token_of = [0] * keys
+        self.slow = slow
+        """Whether the broker may hold a message up for longer than a resize waits for it."""
         self.hung: set[str] = set()
         """Processes that have, and may first go on with what they were told before."""
         self.namesakes: set[str] = set()
@@ -81,6 +83,8 @@ class PullOracle(Oracle):
 
     def buried(self, message: Message) -> None:
         """It became a dead letter: it came too late to a partition of the layout before."""
+        if not self.slow:
+            self.fail("%s is a dead letter", message)
         self.world.tell("oracle", "%s is a dead letter", message)
         self.keys[message.key].excused.add(message.number)
 

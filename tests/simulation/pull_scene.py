@@ -52,8 +52,6 @@ class PullParts:
     """Acknowledges what it is delivered."""
     forgets_loss: bool = False
     """Goes on with its handlers on another connection as if nothing had happened."""
-    idle_at_once: bool = False
-    """Says that it has nothing of a partition that is to be emptied."""
     acts_before_saving: bool = False
     """This is one of the coordinator: others hear of a state that may be lost."""
 

@@ -34,6 +34,11 @@ OF_RESIZES: tuple[type, ...] = (ev.Resized, ev.Idle, ev.Idle, ev.Occupied, ev.Re
 """What happens in the very moment of one of these is the most dangerous."""
 
 
+LONGEST, SLOW = 1.9, 2.9
+"""Seconds that the broker holds a message up, between routing and queueing, at most: usually, and where a
+resize does not wait for it."""
+
+
 class Server(Process):
     """A `partymq serve` that coordinates the group."""
 
@@ -73,8 +78,12 @@ class PullSchedule(Course):
         self.partitions = rng.randint(1, 6)
         self.embedded = rng.random() < 0.7
         self.keys = [b"key-%d" % number for number in range(rng.randint(1, 10))]
-        self.oracle: PullOracle = PullOracle(world, len(self.keys), faults=self.kind == "faults")
+        slow = rng.random() < 0.05
+        faults = self.kind == "faults"
+        self.oracle: PullOracle = PullOracle(world, len(self.keys), faults=faults, slow=slow)
         broker = self.broker = Broker(world, self.oracle.lost)
+        longest, chance = SLOW if slow else LONGEST, rng.choice((0.0, 0.02, 0.2))
+        broker.held_up = lambda: rng.uniform(0, longest) if rng.random() < chance else 0.0
         grace = rng.choice((0.0, 0.0, 2.0))
         self.scene = Scene(
             world,
@@ -87,7 +96,7 @@ class PullSchedule(Course):
             GroupLayout(self.partitions),
             parts,
             self.performed,
-            faults=self.kind == "faults",
+            faults=faults,
         )
         broker.watch_ack = self._acked
         broker.watch_closed = self._closed
