@@ -42,6 +42,10 @@ from partymq.log import get_logger
 
 _TICK: Final = 0.2
 _RENEW: Final = 240.0
+_SETTLE: Final = 0.15
+"""Seconds in which another member has to join so that both are given partitions together: processes that are
+started together come that close, and who comes alone hardly notices."""
+_SETTLE_TICK: Final = 0.03
 _LOOK: Final = 0.25
 """Seconds between two assignments to a member of a small group."""
 _MOST_LOOKS: Final = 200
@@ -73,6 +77,7 @@ class PullSettings:
         return Timing(
             expires_after=self.session_timeout + self.rejoin_grace,
             pending_expires_after=max(self.session_timeout, self.rejoin_grace),
+            settle=_SETTLE,
         )
 
 
@@ -128,6 +133,7 @@ class PullTerm(Office):
         try:
             async with asyncio.TaskGroup() as tasks:
                 self.start_tasks(tasks)
+                tasks.create_task(self._settle())
                 tasks.create_task(self._look())
                 tasks.create_task(self._resize.run())
                 tasks.create_task(self._watch_lease())
@@ -233,6 +239,13 @@ class PullTerm(Office):
 
     def _grace(self, member: Member) -> float:
         return member.rejoin_grace if member.session_timeout else self._settings.rejoin_grace
+
+    async def _settle(self) -> None:
+        """Ticks often while it matters: who joins alone waits no longer than has to be."""
+        while True:
+            await asyncio.sleep(_SETTLE_TICK)
+            if self.coordinator.settling and self.blocked is None:
+                self.happened(ev.Tick())
 
     async def _watch_lease(self) -> None:
         raise await self._lease.wait_lost()

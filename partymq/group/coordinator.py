@@ -61,8 +61,9 @@ from partymq.group.events import (
 )
 from partymq.group.leftovers import Leftovers
 from partymq.group.membership import Membership, Timing
+from partymq.group.settling import Settling
 from partymq.group.state import GONE, GroupState, Member, MemberState, SetAside
-from partymq.group.wire import Heartbeat, Ready
+from partymq.group.wire import Bind, Heartbeat, Ready
 
 _OWNING = frozenset({MemberState.READY, MemberState.REBINDING})
 
@@ -116,6 +117,7 @@ class Coordinator:
         self._now = 0.0
         self._out: list[Effect] = []
         self._rebalance_since: float | None = None
+        self._settling = Settling(timing.settle, timing.settle_most)
         self.emptied: set[int] = set()
         """Partitions of the layout before that were idle; nobody consumes them until it is seen whether they
         are empty."""
@@ -131,6 +133,11 @@ class Coordinator:
             f"<Coordinator generation={self.state.generation} members={dict(states)}"
             f" handovers={sorted(self._handovers)} leftovers={len(self.state.leftovers)}>"
         )
+
+    @property
+    def settling(self) -> bool:
+        """Whether it waits for further members that join, and a `Tick` soon is worth it."""
+        return not self._settling.over(self._now)
 
     @property
     def running(self) -> bool:
@@ -166,6 +173,8 @@ class Coordinator:
                 return [Answer(request_id, members.call(request_id, call, now))]
             case Called(request_id, call):
                 self._out.append(Answer(request_id, members.call(request_id, call, now)))
+                if isinstance(call, Bind | Ready) and members.changed:
+                    self._settling.joined(call.hostname, now)
                 if isinstance(call, Ready):
                     self._renew_tokens(call.hostname)
             case Tick():
@@ -408,14 +417,20 @@ class Coordinator:
         return plan
 
     def _advance(self, now: float) -> None:
-        """Bring hand-overs, pauses, the source and the fetch in line with the state."""
+        """Bring hand-overs, pauses, the source and the fetch in line with the state.
+
+        While members are joining nothing is taken from those that are well, and a group in which nobody owns
+        anything is not shared out; what somebody had that is gone is not kept waiting.
+        """
         targets = self.targets()
-        unowned = {
-            number: target
-            for number, target in enumerate(targets)
-            if target is not None and self.state.partitions[number].owner is None
-        }
-        self._move(unowned)
+        if self._settling.over(now) or any(partition.owner for partition in self.state.partitions):
+            self._move(
+                {
+                    number: target
+                    for number, target in enumerate(targets)
+                    if target is not None and self.state.partitions[number].owner is None
+                }
+            )
 
         begun = self._plan_handovers(targets, now)
         self._pause()
@@ -448,6 +463,8 @@ class Coordinator:
                     continue
                 self._cancel(hostname)
             if wanted is None or now < self._membership.watches[hostname].drain_at:
+                continue
+            if not wanted.reclaim and not self._settling.over(now):
                 continue
             self._handover_number += 1
             number = self._handover_number

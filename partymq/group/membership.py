@@ -36,6 +36,10 @@ class Timing:
     learn_queue: float = 3.0
     """So long the name of a ready member's queue may take to become known, before it gets messages all the
     same, and an earlier queue is taken to be another one."""
+    settle: float = 0.0
+    """Members that join within so long of one another are given partitions together; see `Settling`."""
+    settle_most: float = 1.0
+    """But who has joined waits for others no longer than that."""
 
 
 @dataclass(slots=True)
