@@ -11,10 +11,11 @@ from partymq.config.settings import BrokerSettings, GroupSettings
 from partymq.coordinator.depths import QueueDepths
 from partymq.coordinator.lease import Lease, StateMessage
 from partymq.coordinator.management import Management
-from partymq.coordinator.participant import Participant, Work
+from partymq.coordinator.participant import Participant, Work, exists
 from partymq.coordinator.term import Term
 from partymq.coordinator.topology import declare_write_exchange
-from partymq.errors import BrokerError
+from partymq.errors import BrokerError, ConfigError
+from partymq.group.names import settings_queue
 from partymq.group.state import GroupState
 from partymq.log import get_logger
 
@@ -39,6 +40,7 @@ class GroupInstance(Participant):
     ) -> None:
         super().__init__(broker, settings.name, instance=instance, call_timeout=call_timeout)
         self._settings = settings
+        self._checked = False
         self._term: Term | None = None
         self._last_known: StateMessage | None = None
         self._candidacy_trouble: str | None = None
@@ -53,7 +55,19 @@ class GroupInstance(Participant):
         """See `Participant`."""
         return {"candidacy": self._serve_candidacy}
 
+    async def fronted(self, connection: Connection) -> None:
+        """See `Participant`. Raises ConfigError where the broker has a pull group of this name."""
+        if await exists(connection, settings_queue(self.name)):
+            raise ConfigError(
+                f"group {self.name}: mode = 'push' is set here, or left out, but on this broker it is a pull"
+                f' group (it has the queue {settings_queue(self.name)}): set mode = "pull", take another'
+                f" group, or delete that one: `partymq group delete {self.name}`"
+            )
+        self._checked = True
+
     async def _serve_candidacy(self) -> None:
+        if not self._checked:
+            await self.front()  # the state may be a pull group's, and not to be touched
         connection = await self.connect("coordinator")
         try:
             await self._stand(connection)

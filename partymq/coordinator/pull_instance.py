@@ -14,11 +14,12 @@ from partymq.config.settings import BrokerSettings
 from partymq.coordinator.backlog import watch_backlog
 from partymq.coordinator.candidate import Candidate
 from partymq.coordinator.ingress import Ingress
-from partymq.coordinator.participant import Participant, Work
+from partymq.coordinator.participant import Participant, Work, exists
 from partymq.coordinator.pull import PullSettings, PullTerm
 from partymq.coordinator.pull_topology import agree, read_layout
-from partymq.errors import BrokerError
+from partymq.errors import BrokerError, ConfigError
 from partymq.group.layout import GroupLayout
+from partymq.group.names import state_queue
 
 
 class PullInstance(Participant):
@@ -65,7 +66,18 @@ class PullInstance(Participant):
     async def fronted(self, connection: Connection) -> None:
         """See `Participant`: the group is created where it is not there. Raises ConfigError where it has
         other settings than the file says."""
+        if self._layout is None and await read_layout(connection, self.name) is None:
+            await self._refuse_push_group(connection)
         await self._agree(connection)
+
+    async def _refuse_push_group(self, connection: Connection) -> None:
+        queue = state_queue(self.name)
+        if await exists(connection, queue):
+            raise ConfigError(
+                f"group {self.name}: mode = 'pull' is set here, but on this broker it is a push group (it has"
+                f" the queue {queue}, and no settings of a pull group): take another group, or end that one:"
+                f" let its members finish, stop its servers, and delete {queue}"
+            )
 
     async def _agree(self, connection: Connection) -> GroupLayout:
         async with self._agreeing:

@@ -11,8 +11,9 @@ from partymq.amqp.connection import connect
 from partymq.amqp.url import BrokerUrl
 from partymq.client import membership
 from partymq.client.publisher import Publisher
-from partymq.config import BrokerSettings, PullGroupSettings
+from partymq.config import BrokerSettings, GroupSettings, PullGroupSettings
 from partymq.coordinator import backlog
+from partymq.coordinator.instance import GroupInstance
 from partymq.coordinator.pull_instance import PullInstance
 from partymq.coordinator.pull_topology import agree, delete, read_layout, resize
 from partymq.errors import BrokerError, ConfigError, NoCoordinator
@@ -27,10 +28,11 @@ Join = Callable[..., Member]
 class Served:
     """A `PullInstance` that runs."""
 
-    def __init__(self, url: str, name: str, **settings: Any) -> None:
+    def __init__(self, url: str, name: str, group: str = GROUP, **settings: Any) -> None:
         broker = BrokerSettings(url=BrokerUrl.parse(url))
-        group = PullGroupSettings(GROUP, **settings)
-        self.instance = PullInstance(broker, group, instance=name, call_timeout=2.0)
+        self.instance = PullInstance(
+            broker, PullGroupSettings(group, **settings), instance=name, call_timeout=2.0
+        )
         self.running = asyncio.create_task(self.instance.run())
 
     async def ready(self) -> None:
@@ -224,6 +226,26 @@ async def test_it_ends_where_the_group_is_another_than_the_settings_say(vhost: V
     with pytest.raises(ConfigError, match=rf"partitions = {PARTITIONS + 1} is set here.*= {PARTITIONS}:"):
         await asyncio.wait_for(served.running, 15)
     await connection.close()
+
+
+async def test_a_group_of_the_other_mode_is_not_taken_over(vhost: Vhost, serve: Serve) -> None:
+    broker = BrokerSettings(url=BrokerUrl.parse(vhost.amqp_url), management_url=None)
+    push = GroupInstance(broker, GroupSettings(GROUP, source_declare=True), instance="push")
+    running = asyncio.create_task(push.run())
+    async with asyncio.timeout(15):
+        while not push.statistics().coordinates:
+            await asyncio.sleep(0.01)
+    with pytest.raises(ConfigError, match=r"mode = 'pull' is set here, but .* it is a push group"):
+        await asyncio.wait_for(serve("a").running, 15)
+    running.cancel()
+    await asyncio.wait([running])
+
+    pulled = Served(vhost.amqp_url, "b", group="pulled")
+    await pulled.ready()
+    push = GroupInstance(broker, GroupSettings("pulled", source_declare=True), instance="push")
+    with pytest.raises(ConfigError, match=r"on this broker it is a pull group .* group delete pulled"):
+        await asyncio.wait_for(push.run(), 15)
+    await pulled.stop()
 
 
 async def test_what_the_settings_do_not_say_is_taken_as_it_is(vhost: Vhost, serve: Serve) -> None:
