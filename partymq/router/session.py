@@ -43,6 +43,10 @@ _BLOCKED_TIMEOUT: Final = 1.0
 _LOOK: Final = 0.5
 """Seconds between two looks for messages held for too long."""
 
+_LOOKS_LEAVING: Final = 20
+_LOOK_LEAVING: Final = 0.02
+"""So often, so many seconds apart, is a queue looked at that still has a consumer: it may be leaving."""
+
 _REFUSED: Final = 403
 _PRECONDITION_FAILED: Final = 406
 
@@ -341,24 +345,27 @@ async def consume_alone(
     on_deliveries: Callable[[bytes, list[Span]], None],
     on_cancel: Callable[[], None],
 ) -> Alone:
-    """Consume a queue as its only consumer. Raises BrokerError.
+    """Consume a queue as its only consumer. Raises BrokerError, ChannelClosed (403) where it has others.
 
-    A queue with a single active consumer takes no exclusive one, but is as good where nobody else is there.
+    A queue with a single active consumer takes no exclusive one, but is as good where nobody else is there. A
+    quorum queue takes one beside others, so that it is looked at before.
     """
     exclusive = True
+    looks = 0
     while True:
         channel = await connection.open_channel(number)
         try:
+            while (await channel.declare_queue(queue, passive=True)).consumers:
+                looks += 1
+                if looks > _LOOKS_LEAVING:
+                    await channel.close()
+                    raise ChannelClosed(_REFUSED, f"no exclusive use: queue {queue!r} has a consumer")
+                await asyncio.sleep(_LOOK_LEAVING)
             await channel.qos(prefetch)
             tag = await channel.consume(queue, on_deliveries, exclusive=exclusive, on_cancel=on_cancel)
             return Alone(channel, queue, tag if exclusive else "")
         except ChannelClosed as error:
-            if error.code != _REFUSED or not exclusive:
-                raise
-            channel = await connection.open_channel(number)
-            found = await channel.declare_queue(queue, passive=True)
-            await channel.close()
-            if found.consumers:
+            if error.code != _REFUSED or not exclusive or looks > _LOOKS_LEAVING:
                 raise
             exclusive = False
 

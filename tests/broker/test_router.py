@@ -95,7 +95,15 @@ class World:
         await until(lambda: self.router.session > 0, what="a session")
 
     async def publish(self, count: int, first: int = 0, keys: int = 50, body: bytes = b"") -> None:
+        """To the source. Confirmed: what a quorum queue has not taken in is forgotten with the channel."""
         channel = await self.control.open_channel()
+        missing = set(range(1, count + 1))
+
+        def confirms(batch: list[tuple[int, bool, bool]]) -> None:
+            for upto, multiple, _ in batch:
+                missing.difference_update(range(min(missing), upto + 1) if multiple and missing else (upto,))
+
+        await channel.select_confirms(confirms)
         raw = []
         for number in range(first, first + count):
             properties = Basic.Properties(
@@ -104,6 +112,7 @@ class World:
             raw.append(publish_frame(channel.number, "", SOURCE))
             raw.append(encode_content(channel.number, body, properties, self.control.frame_max))
         self.control.write(b"".join(raw))
+        await until(lambda: not missing, seconds=60, what="confirms")
         await channel.close()
 
     async def count(self, queue: str) -> int:

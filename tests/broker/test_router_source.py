@@ -8,7 +8,7 @@ import pytest
 from partymq.amqp.connection import connect
 from partymq.router.events import SessionEnded
 from tests.broker.tcp_proxy import TcpProxy
-from tests.broker.test_router import SOURCE, World, assert_ordered, numbers, routing_in, until
+from tests.broker.test_router import PARTITIONS, SOURCE, World, assert_ordered, numbers, routing_in, until
 from tests.conftest import Vhost
 
 COUNT = 1_000
@@ -48,6 +48,22 @@ async def test_what_was_acknowledged_message_by_message_does_not_come_again(worl
         assert_ordered(await world.take(f"queue-{name}", count))
 
 
+async def test_a_source_that_somebody_else_consumes_is_left_alone(world: World) -> None:
+    other = await world.control.open_channel()
+    await other.qos(1)
+    await other.consume(SOURCE, lambda _, __: None)
+    await world.publish(10)
+    await world.member("a")
+    world.router.assign(dict.fromkeys(range(PARTITIONS), "a"))
+    world.router.start()
+    world.run()
+    await until(lambda: "consumed by somebody else" in (world.router.unready() or ""))
+    assert await world.count(SOURCE) == 9
+    await other.close()
+    await world.counts("queue-a", total=10)
+    assert numbers(await world.take("queue-a", 10)) == list(range(10))
+
+
 async def test_nothing_is_taken_while_another_router_may_have_older_messages(
     world: World, tcp_proxy: TcpProxy
 ) -> None:
@@ -65,7 +81,7 @@ async def test_nothing_is_taken_while_another_router_may_have_older_messages(
     world.control = control
 
     second = await world.make_router()
-    second.assign(dict.fromkeys(range(12), "a"))
+    second.assign(dict.fromkeys(range(PARTITIONS), "a"))
     second.start()
     world.run()
     await until(lambda: "somebody else" in (second.unready() or ""), what="refused")
