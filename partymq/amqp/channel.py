@@ -39,6 +39,7 @@ class _Consuming:
     consumer: codec.Consumer
     no_ack: bool
     on_cancel: Callable[[], None] | None
+    prefetch: int
 
 
 class Channel(Topology):
@@ -56,6 +57,7 @@ class Channel(Topology):
         self._calls = Calls()
         self._consuming: dict[str, _Consuming] = {}
         self._tags = 0
+        self._prefetch = 0
         self._confirming = False
         self._publishing: Publishing | None = None
         self._on_confirms: OnConfirms | None = None
@@ -73,6 +75,7 @@ class Channel(Topology):
     async def qos(self, prefetch: int, *, timeout: float = 10.0) -> None:
         """Unacknowledged messages at most for each consumer started after this; 0 = no limit."""
         await self._call(make(Basic.Qos, prefetch_count=prefetch), Basic.QosOk, timeout)
+        self._prefetch = prefetch
 
     async def consume(
         self,
@@ -98,7 +101,9 @@ class Channel(Topology):
             tag = f"c{self._tags}"
         consumer = codec.Consumer(self.number, tag.encode(), on_deliveries)
         self._connection.parser.add_consumer(consumer)
-        self._consuming[tag] = _Consuming(consumer, no_ack, on_cancel)
+        prefetch = 0 if no_ack else self._prefetch
+        self._consuming[tag] = _Consuming(consumer, no_ack, on_cancel, prefetch)
+        self._connection.expect(prefetch)
         method = make(
             Basic.Consume,
             queue=queue,
@@ -363,6 +368,7 @@ class Channel(Topology):
         consuming = self._consuming.pop(tag, None)
         if consuming is not None:
             self._connection.parser.remove_consumer(consuming.consumer)
+            self._connection.expect(-consuming.prefetch)
         return consuming
 
     def _give_back_deliveries(self, consuming: _Consuming) -> None:

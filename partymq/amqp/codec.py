@@ -115,6 +115,7 @@ class Parser:
     def __init__(self, frame_max: int = 131_072) -> None:
         self.frame_max = frame_max
         self._consumers: dict[tuple[int, bytes], Consumer] = {}
+        self._latest: dict[bytes, Consumer] = {}
         self._current: Consumer | None = None
         self._touched: list[Consumer] = []
         self._untangler: Untangler | None = None
@@ -133,6 +134,8 @@ class Parser:
         """Its deliveries are passed over from now on, also the ones of a batch not yet handed out."""
         consumer.active = False
         self._consumers.pop((consumer.channel, consumer.tag), None)
+        if self._latest.get(consumer.head) is consumer:
+            del self._latest[consumer.head]
         if self._current is consumer:
             self._current = None
 
@@ -174,6 +177,14 @@ class Parser:
                 pos = self._run(consumer, buf, pos, total)
                 if pos == total:
                     break
+            # Most likely a delivery of another channel, to the consumer that had the last one there.
+            other = self._latest.get(buf[pos : pos + 3])
+            if other is not None and other is not consumer:
+                after = self._run(other, buf, pos, total)
+                if after > pos:
+                    self._current = other
+                    pos = after
+                    continue
             after = self._one(batch, buf, pos, total)
             if after > 0:
                 pos = after
@@ -321,7 +332,7 @@ class Parser:
             tag_end = tag_at + buf[pos + 11]
             consumer = self._consumers.get((channel, buf[tag_at:tag_end]))
             if consumer is not None:
-                self._current = consumer
+                self._current = self._latest[consumer.head] = consumer
                 consumer.spans.append((_U64(buf, tag_end)[0], pos, header_at, end))
                 if not consumer.touched:
                     consumer.touched = True

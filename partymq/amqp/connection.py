@@ -40,8 +40,8 @@ async def connect(url: BrokerUrl, *, name: str, timeout: float = 10.0, coalesce:
     Args:
         name: what the broker shows as the connection's name.
         timeout: seconds for all of it (the URL's `connection_timeout` counts before it).
-        coalesce: seconds (0.001) for which reads are put together while the connection is busy (some
-            thousand messages a second); 0 = never. Adds up to that much latency then, and none else.
+        coalesce: seconds (0.001) for which reads are put together at most while the connection is busy
+            (some thousand messages a second); 0 = never. Adds up to that much latency then, and none else.
 
     Raises ConfigError (TLS files), LoginRefused (credentials, virtual host), ConnectionLost (everything
     else, timeout included) and ProtocolError (no AMQP 0-9-1 there).
@@ -184,6 +184,10 @@ class Connection:
         channel = self._channels[number] = Channel(self, number)
         await channel.open(timeout)
         return channel
+
+    def expect(self, prefetch: int) -> None:
+        """That many more (or less) messages may come before they are acknowledged."""
+        self._transport.window += prefetch
 
     def release(self, channel: Channel) -> None:
         """Forgets a channel that is closed on both sides."""

@@ -1,9 +1,9 @@
 """Bytes to and from the broker on one TCP (or TLS) connection: flow control, heartbeats, nothing of AMQP.
 
 Reads go to one function, synchronously. Reading may be paused for several reasons at once. When the
-connection is busy, reads are put together for a millisecond (`coalesce`), because the broker sends in
+connection is busy, reads are put together for some milliseconds (`coalesce`), because the broker sends in
 small segments and every wake-up costs more than the messages in it; on a connection that is not busy
-nothing waits.
+nothing waits. Nor does it wait so long that the broker could run out of what it may send (`window`).
 """
 
 import asyncio
@@ -23,6 +23,8 @@ _WINDOW: Final = 0.005
 _BUSY: Final = 4_000
 _NOT_BUSY: Final = 2_000
 """Seconds over which messages are counted; messages a second from which a connection is busy, or not."""
+_FASTEST: Final = 200_000
+"""Messages a second that coming in is not to be slowed down to by waiting."""
 _MISSED: Final = 4
 """Half heartbeat intervals without a byte after which the peer is gone."""
 
@@ -33,7 +35,12 @@ class Transport(asyncio.Protocol):
     Args:
         on_bytes: gets every read, answers with the number of messages and confirms in it.
         on_lost: called once, when nothing can be read or written any more.
-        coalesce: seconds for which reads of a busy connection are put together; 0 = never.
+        coalesce: seconds for which reads of a busy connection are put together at most; 0 = never.
+
+    Attributes:
+        write_buffer_full: whether 4 MB or more wait to be written (until they are 1 MB again).
+        on_writable: called when that is over.
+        window: messages that the peer may send before it gets an answer; 0 = no limit.
     """
 
     def __init__(
@@ -45,6 +52,7 @@ class Transport(asyncio.Protocol):
     ) -> None:
         self.write_buffer_full = False
         self.on_writable: Callable[[], None] = _nothing
+        self.window = 0
         self._on_bytes = on_bytes
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -202,7 +210,8 @@ class Transport(asyncio.Protocol):
             self._window_count = 0
         if self._busy and not self._paused:
             self.pause_reading(_COALESCE)
-            self._loop.call_later(self._coalesce, self.resume_reading, _COALESCE)
+            seconds = min(self._coalesce, self.window / _FASTEST) if self.window else self._coalesce
+            self._loop.call_later(seconds, self.resume_reading, _COALESCE)
 
 
 def _nothing() -> None:

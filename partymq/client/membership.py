@@ -16,6 +16,7 @@ import random
 import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 from typing import Any, Final, Literal
 from uuid import uuid4
@@ -26,6 +27,7 @@ from partymq.client.ownership import Gain, Owned, Owner
 from partymq.client.silence import Silence
 from partymq.coordinator.candidate import Candidate, heartbeat_for
 from partymq.coordinator.commands import CommandClient
+from partymq.coordinator.hash_ingress import places
 from partymq.coordinator.pull import PullSettings
 from partymq.coordinator.pull_topology import agree, finder, read_layout
 from partymq.coordinator.reconnect import Backoff
@@ -59,6 +61,8 @@ _CALL: Final = 2.0
 """Seconds for one call to the coordinator."""
 _ASK_AGAIN: Final = 0.05
 """Seconds until the coordinator is asked again that could not be."""
+_COALESCE: Final = 0.003
+"""Seconds for which reads are put together while thousands of messages a second come in."""
 _FIRST_WAIT: Final = 0.05
 _LONGEST_WAIT: Final = 2.0
 _LONGEST_NAME: Final = 255
@@ -246,7 +250,7 @@ class Membership:
     ) -> None:
         """One connection's life. Raises what ended it; returns when the group is left."""
         connection = await connect(
-            self._url, name=f"partymq {self._group} member {self.name}", coalesce=0.001
+            self._url, name=f"partymq {self._group} member {self.name}", coalesce=_COALESCE
         )
         connection.on_lost(owner.lost)
         # What is sent to the coordinator goes another way: a broker short of memory stops reading from those
@@ -454,7 +458,8 @@ class Membership:
         gains = []
         for number, owned in by_layout.items():
             layout = await self._layout(session, number)
-            resized = number > 1 and layout.ingress != "hash-exchange"
+            resized, hashed = number > 1, layout.ingress == "hash-exchange"
+            asked = partial(places, session.connection, self._group, layout)
             gains.append(
                 Gain(
                     session.connection,
@@ -462,7 +467,8 @@ class Membership:
                     layout.partitions,
                     finder(layout),
                     layout.prefetch_of_one,
-                    computed=resized,
+                    computed=resized and not hashed,
+                    places=asked if resized and hashed else None,
                 )
             )
         return gains

@@ -251,6 +251,35 @@ async def test_a_consumer_that_the_broker_cancels_is_told(nowait: bool) -> None:
 
 
 @both_loops
+async def test_how_many_messages_may_come_is_known_of_all_consumers() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.open_channel()
+        for tag in ("c1", "c2", "c3"):
+            if tag != "c3":
+                await peer.expect(Basic.Qos)
+                peer.send(1, Basic.QosOk())
+            await peer.expect(Basic.Consume)
+            peer.send(1, Basic.ConsumeOk(tag))
+        await peer.expect(Basic.Cancel)
+        peer.send(1, Basic.CancelOk("c1"))
+        await peer.until_closed()
+
+    async with connected(script) as connection:
+        channel, transport = await connection.open_channel(), connection._transport
+        assert transport.window == 0
+        await channel.qos(62)
+        await channel.consume("q1", lambda *_: None)
+        await channel.qos(100)
+        await channel.consume("q2", lambda *_: None)
+        await channel.consume("q3", lambda *_: None, no_ack=True)
+        assert transport.window == 162
+        await channel.cancel("c1")
+        assert transport.window == 100
+        channel.shut()
+        assert transport.window == 0
+
+
+@both_loops
 async def test_deliveries_may_come_before_consume_has_returned_and_until_cancel_has() -> None:
     async def script(peer: Peer) -> None:
         await peer.open_channel()

@@ -100,6 +100,20 @@ async def test_without_the_setting_nothing_waits() -> None:
     assert pauses(*reading(0.0), every=0.0001, count=100, reads=100) == 0
 
 
+async def test_the_pause_is_shorter_where_the_broker_may_send_few_messages() -> None:
+    for window, within in ((200, 0.001), (100_000, 0.003), (0, 0.003)):
+        transport, socket, clock = reading(0.003)
+        transport.window = window
+        for _ in range(10):
+            clock.pass_time(0.004)
+            transport.data_received(b"m" * 100)
+        assert socket.paused
+        clock.pass_time(within * 0.9)
+        assert socket.paused
+        clock.pass_time(within * 0.2)
+        assert not socket.paused
+
+
 async def test_the_pause_of_somebody_else_outlasts_ours() -> None:
     transport, socket, clock = reading(0.001)
     pauses(transport, socket, clock, every=0.0002, count=10, reads=100)
