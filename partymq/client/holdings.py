@@ -73,7 +73,7 @@ class Holdings:
         else:
             assert self._runner.parking is not None
             parking = self._runner.parking
-        await parking.learn(gain.partitions, gain.total if gain.computed else None)
+        await parking.learn(gain.partitions, gain.total if gain.computed else None, gain.places)
         async with self._hooking:
             await self._hooks.call_assigned([owned.number for owned in gain.partitions])
         terms = _Terms(gain.connection, gain.key, gain.prefetch)

@@ -13,7 +13,7 @@ The order of calls, of which an Ownership must keep the promises:
   under way (they raise BrokerError or return), and nothing is owned any more until the next `gained`.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,10 @@ from partymq.group.names import partition_id
 
 Ended = Callable[[Collection[int]], None]
 """Is told the ids of partitions."""
+
+
+Places = Callable[[Collection[bytes]], Awaitable[Mapping[bytes, int]]]
+"""The partitions of keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Gain:
             `router.contents.leftover_finder(rule)`, as it moves some keys to a header.
         prefetch: messages of each at most that are delivered and not acknowledged.
         computed: what was parked of a key before a resize belongs to crc32 modulo `total`.
+        places: says it where that is the broker's affair. Raises BrokerError.
     """
 
     connection: Connection
@@ -68,6 +73,7 @@ class Gain:
     key: KeyFinder
     prefetch: int
     computed: bool = False
+    places: Places | None = None
 
 
 class Owner(Protocol):

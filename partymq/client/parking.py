@@ -26,7 +26,7 @@ from partymq.amqp.content import Span
 from partymq.client.failure import KEY_HEADER, PARTITION_HEADER
 from partymq.client.message import Raw, RawCopy
 from partymq.client.outlet import Outlet
-from partymq.client.ownership import Owned
+from partymq.client.ownership import Owned, Places
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed
 from partymq.group.key import HeaderKey
 from partymq.group.names import parked_queue, release_queue
@@ -78,15 +78,20 @@ class Parking:
         """The id of the partition of a parked key, -1 where it is not parked (any more)."""
         return self.keys.get(key, -1)
 
-    async def learn(self, partitions: Iterable[Owned], total: int | None) -> None:
+    async def learn(
+        self, partitions: Iterable[Owned], total: int | None, places: Places | None = None
+    ) -> None:
         """Which keys of new partitions are parked. `total`: their number, where it gives a key's partition;
-        otherwise the message says from which it came. Raises BrokerError."""
+        `places`: who knows it; otherwise the message says from which it came. Raises BrokerError."""
         mine = {owned.number: owned.id for owned in partitions}
+        placed = await places(await self._all_keys()) if places is not None else None
 
         def number_of(raw: Raw) -> int:
             key = header(raw, KEY_HEADER)
             if total is not None and key is not None:
                 return partition_of(key, total)
+            if placed is not None and key is not None:
+                return placed.get(key, -1)
             text = header(raw, PARTITION_HEADER)
             return int(text) if text is not None and text.isdigit() else -1
 
@@ -147,6 +152,19 @@ class Parking:
             keys = {key for raw in asked if (key := header(raw, KEY_HEADER)) in self.keys and key is not None}
             if keys:
                 return sorted(keys)
+
+    async def _all_keys(self) -> set[bytes]:
+        """Those of all parked messages."""
+        keys: set[bytes] = set()
+
+        def note(raw: Raw) -> bool:
+            key = header(raw, KEY_HEADER)
+            if key is not None:
+                keys.add(key)
+            return False
+
+        await self._found(note)
+        return keys
 
     async def _found(self, wanted: Callable[[Raw], bool]) -> list[Raw]:
         """The parked messages that are wanted: what two looks in turn agree on, as one may miss some while

@@ -100,6 +100,8 @@ async def places(
 
     Raises BrokerError.
     """
+    if not keys:
+        return {}
     token = token_hex(8)
     ring = f"partymq.{group}.ex.probe-{token}"
     # In the order of their names, on which it depends, these are as those of the partitions.

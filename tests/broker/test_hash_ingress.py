@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from pamqp.commands import Basic
 
-from partymq import Consumer, Message, Publisher
+from partymq import Consumer, Message, Publisher, RetryPolicy
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import encode_content, publish_frame
 from partymq.amqp.url import BrokerUrl
 from partymq.broker import PrivateNode
+from partymq.client.deadletters import count
+from partymq.client.parking import ask_for_release
+from partymq.coordinator.hash_ingress import places
 from partymq.coordinator.pull_topology import (
     agree,
     declare,
@@ -25,7 +28,7 @@ from partymq.coordinator.pull_topology import (
 )
 from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout, key_rule
-from partymq.group.names import hash_exchange, ring_exchange
+from partymq.group.names import hash_exchange, parked_queue, ring_exchange
 from tests.broker.management import delete_vhost
 from tests.broker.test_pull_group import Start, start
 from tests.broker.test_pull_resize import over
@@ -200,9 +203,9 @@ async def test_a_publisher_that_asks_for_nothing_loses_and_doubles_nothing_when_
         for part in await in_partitions(connection, layout):
             for name, _, number in part:
                 found[name].append((number, layout.layout))
-    for number, count in enumerate(sent):
+    for number, total in enumerate(sent):
         messages = sorted(found[f"p{number}"])
-        assert [one for one, _ in messages] == list(range(count))
+        assert [one for one, _ in messages] == list(range(total))
         used = [layout for _, layout in messages]
         assert used == sorted(used), "an older layout after a newer one"
         assert set(used) == set(range(1, 10))
@@ -305,3 +308,55 @@ async def test_a_group_of_before_there_was_an_entry_is_not_resized(connection: C
         await resize(connection, "g", 3)
     assert await read_layout(connection, "g") == first
     await channel.declare_exchange(hash_exchange("g"), passive=True)
+
+
+async def test_a_parked_key_stays_parked_over_a_resize_and_is_released_in_order(
+    vhost: Vhost, node: PrivateNode, start: Start
+) -> None:
+    """Whose they are after it only the broker knows."""
+    second = new_vhost(node)
+    await asyncio.gather(
+        parked_and_resized(vhost, start, "header:customer"), parked_and_resized(second, start, "routing_key")
+    )
+    delete_vhost(second.management_url, second.name)
+
+
+async def parked_and_resized(vhost: Vhost, start: Start, key: str) -> None:
+    connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
+    handled: dict[str, list[int]] = defaultdict(list)
+    failing = True
+
+    async def handle(message: Message) -> None:
+        _, of, number = message.body.decode().split()
+        if failing:
+            raise RuntimeError("not yet")
+        handled[of].append(int(number))
+
+    keys = [f"bad{number}" for number in range(6)]
+    async with asyncio.timeout(60):
+        await agree(connection, "g", wish(key, 2))
+        for _ in range(2):
+            retry = RetryPolicy(max_attempts=1)
+            start(Consumer(vhost.amqp_url, group="g", retry=retry, on_failure="park"), handle)
+        channel = await connection.open_channel()
+        await channel.select_confirms()
+        outsider = Outsider(connection, channel, hash_exchange("g"), "p", key)
+        for bad in keys:
+            await outsider.send(bad)
+        while await count(connection, parked_queue("g")) < 6:
+            await asyncio.sleep(0.05)
+        await resize(connection, "g", 7)
+        layout = await over(connection)
+        failing = False
+        for other in [*keys, "good"]:
+            await outsider.send(other)
+        while await count(connection, parked_queue("g")) < 12 or handled != {"good": [12]}:
+            await asyncio.sleep(0.05)
+        taken = await places(connection, "g", layout, [bad.encode() for bad in keys])
+        assert len(set(taken.values())) > 1
+        for bad in keys:
+            await ask_for_release(connection, "g", bad)
+        while len(handled) < 7 or any(len(handled[bad]) < 2 for bad in keys):
+            await asyncio.sleep(0.05)
+    assert {bad: handled[bad] for bad in keys} == {bad: [n, n + 6] for n, bad in enumerate(keys)}
+    await connection.close()
