@@ -492,16 +492,19 @@ class Membership:
         comes_back = self._settings.rejoin_grace > 0 and self._settings.name is not None
         session.duties.leave()
         session.news.set()
-        telling = None if comes_back else asyncio.create_task(self._say(session, Unbind(self.name)))
+        control = session.commands.control
+        telling = None
+        if not comes_back:
+            telling = asyncio.create_task(self._say(session, Unbind(self.name, control)))
         try:
             await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 return
             if telling is not None:
                 await telling
-                session.commands.tell(Released(self.name, session.commands.control, 0, ()))
+                session.commands.tell(Released(self.name, control, 0, ()))
             else:
-                await self._say(session, Bind(self.name))
+                await self._say(session, Bind(self.name, control))
         finally:
             if telling is not None:
                 telling.cancel()

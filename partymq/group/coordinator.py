@@ -63,7 +63,7 @@ from partymq.group.leftovers import Leftovers
 from partymq.group.membership import Membership, Timing
 from partymq.group.settling import Settling
 from partymq.group.state import GONE, GroupState, Member, MemberState, SetAside
-from partymq.group.wire import Bind, Heartbeat, Ready
+from partymq.group.wire import Bind, Heartbeat, Ready, is_farewell
 
 _OWNING = frozenset({MemberState.READY, MemberState.REBINDING})
 
@@ -173,7 +173,7 @@ class Coordinator:
                 return [Answer(request_id, members.call(request_id, call, now))]
             case Called(request_id, call):
                 self._out.append(Answer(request_id, members.call(request_id, call, now)))
-                if isinstance(call, Bind | Ready) and members.changed:
+                if members.changed and isinstance(call, Bind | Ready) and not is_farewell(call):
                     self._settling.joined(call.hostname, now)
                 if isinstance(call, Ready):
                     self._renew_tokens(call.hostname)

@@ -81,6 +81,8 @@ class Membership:
     def call(self, request_id: str, call: MemberCall, now: float) -> Status:
         """A member's call. A call that is not allowed changes nothing."""
         match call:
+            case Bind(hostname, queue) | Unbind(hostname, queue) if self._is_late(hostname, queue):
+                return Status.OK
             case Bind(hostname):
                 return self._bind(hostname, request_id, now)
             case Ready():
@@ -200,6 +202,14 @@ class Membership:
         """What was put off is worth another try at once: somebody came or went, or a queue is done with."""
         for watch in self.watches.values():
             watch.drain_at = 0.0
+
+    def _is_late(self, hostname: str, queue: str | None) -> bool:
+        """Whether a process that says farewell is no member any more, or another one has its name."""
+        if queue is None:
+            return False
+        member = self._members.get(hostname)
+        joining = (MemberState.PENDING, MemberState.REBINDING)
+        return member is None or member.queue != queue or member.state in joining
 
     def _bind(self, hostname: str, request_id: str, now: float) -> Status:
         member = self._members.get(hostname)

@@ -22,9 +22,14 @@ class Status(StrEnum):
 
 
 class Bind(msgspec.Struct, frozen=True, tag="bind"):
-    """A member announces itself."""
+    """A member announces itself.
+
+    With `queue`, its control queue, a member of a pull group says farewell and that it will come back; the
+    next process of its name may have joined already when that arrives, and is not meant.
+    """
 
     hostname: str
+    queue: str | None = None
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -41,9 +46,10 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Unbind(msgspec.Struct, frozen=True, tag="unbind"):
-    """A member leaves."""
+    """A member leaves. `queue`: the control queue of a member of a pull group, as in `Bind`."""
 
     hostname: str
+    queue: str | None = None
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
@@ -80,6 +86,13 @@ class Describe(msgspec.Struct, frozen=True, tag="describe"):
 
 
 MemberCall = Bind | Ready | Unbind | Heartbeat
+
+
+def is_farewell(call: MemberCall) -> bool:
+    """Whether a member says with it that it goes."""
+    return isinstance(call, Unbind) or (isinstance(call, Bind) and call.queue is not None)
+
+
 Call = MemberCall | Released | Describe
 
 

@@ -112,7 +112,7 @@ class PullMember(Process):
         session.duties.leave()
         if not self._comes_back:
             session.telling = True
-            self._call(session, Unbind(self.member), 2, lambda status: self._told(session))
+            self._call(session, Unbind(self.member, session.control), 2, lambda status: self._told(session))
         self._work(session)
 
     @property
@@ -388,4 +388,4 @@ class PullMember(Process):
             self._tell(session, Released(self.member, session.control, 0, ()))
             self._exit()
         else:
-            self._call(session, Bind(self.member), 2, lambda status: self._exit())
+            self._call(session, Bind(self.member, session.control), 2, lambda status: self._exit())

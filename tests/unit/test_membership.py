@@ -23,6 +23,9 @@ S = MemberState
 TIMING = Timing(expires_after=30.0, pending_expires_after=20.0)
 
 
+FAREWELLS = (Unbind("a", "q-a"), Bind("a", "q-a"))
+
+
 class Life:
     """The members of a group, driven by hand."""
 
@@ -503,3 +506,41 @@ def test_a_member_that_is_forgotten_leaves_no_trace() -> None:
     assert life.state.members == {}
     assert life.membership.watches == {}
     assert life.membership.changed
+
+
+@pytest.mark.parametrize("farewell", FAREWELLS)
+def test_a_farewell_that_comes_late_does_not_hit_the_next_process_of_that_name(farewell: MemberCall) -> None:
+    life = Life()
+    life.joins(queue="q-a")
+    assert life.call(Bind("a")) is Status.OK
+    assert life.call(farewell) is Status.OK
+    assert life.where() is S.REBINDING
+    assert life.call(Ready("a", "q-next")) is Status.OK
+    assert life.call(farewell) is Status.OK
+    assert life.where() is S.READY
+    assert life.state.members["a"].incarnation == 2
+
+
+@pytest.mark.parametrize("farewell", FAREWELLS)
+def test_a_farewell_of_somebody_unknown_leaves_nothing_behind(farewell: MemberCall) -> None:
+    life = Life()
+    assert life.call(farewell) is Status.OK
+    assert life.state.members == {}
+
+
+def test_a_farewell_of_the_process_itself_counts() -> None:
+    life = Life()
+    life.joins(queue="q-a")
+    life.call(Bind("a", "q-a"))
+    assert life.where() is S.REBINDING
+    life.call(Ready("a", "q-b"))
+    life.call(Unbind("a", "q-b"))
+    assert life.where() is S.LEAVING
+
+
+def test_a_farewell_that_names_no_queue_counts() -> None:
+    """Members of an earlier version say so, and those of push groups."""
+    life = Life()
+    life.joins()
+    life.call(Unbind("a"))
+    assert life.where() is S.LEAVING
