@@ -239,8 +239,8 @@ async def remove_before(connection: Connection, group: str, layout: GroupLayout)
 async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_unused: bool = True) -> int:
     """Deletes a group with all its messages; answers how many there were (of partitions, dead and parked).
 
-    Raises ConfigError where `if_unused` and a partition has a consumer or a router fills the group; then the
-    group is as it was; BrokerError.
+    Raises ConfigError where `if_unused` and a partition has a consumer, a router fills the group, or somebody
+    coordinates it; then the group is as it was; BrokerError.
     """
     async with locked(connection, group):
         channel = await connection.open_channel()
@@ -260,6 +260,8 @@ async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_
                         raise ConfigError(
                             f"group {group}: {queue} has a consumer: stop the group's members first"
                         )
+                if (await _consumers(connection, state_queue(group))) > 0:
+                    raise ConfigError(f"group {group}: `partymq serve` coordinates it: stop that first")
             await channel.delete_queue(settings_queue(group))
             for queue in (*partitions, dead_letter_queue(group), parked_queue(group)):
                 count += await channel.delete_queue(queue)

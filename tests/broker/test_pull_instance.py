@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from pamqp.commands import Basic
 
 from partymq.amqp.connection import connect
 from partymq.amqp.url import BrokerUrl
@@ -219,6 +220,34 @@ async def test_what_waits_in_the_partitions_is_counted_by_who_coordinates(
         await connection.close()
 
 
+async def test_with_the_router_as_ingress_it_fills_the_group_and_says_when_it_can_not(
+    vhost: Vhost, serve: Serve, join: Join
+) -> None:
+    routed = {"ingress": "router", "source_queue": "in", "coordinator": "embedded"}
+    served = serve("a", **routed)
+    async with asyncio.timeout(15):
+        while "source queue 'in' does not exist" not in str(served.instance.unready()):
+            await asyncio.sleep(0.01)
+    connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
+    channel = await connection.open_channel()
+    await channel.select_confirms()
+    await channel.declare_queue("in", durable=True)
+    await served.ready()
+    await serve("b", **routed).ready()
+    for number in range(20):
+        headers = {"partitionKey": f"key-{number}"}
+        await channel.publish("", "in", b"", Basic.Properties(headers=headers))
+    async with asyncio.timeout(15):
+        while served.instance.statistics().routed_messages < 20:
+            await asyncio.sleep(0.01)
+    one = join("one", coordinator="embedded")
+    await until(lambda: shared(one), one)
+    described = await served.described(lambda group: len(group["members"]) == 1)
+    assert described["source"] == {"queue": "in"}
+    assert (described["router"]["instance"], described["router"]["routes"]) == ("a", True)
+    await connection.close()
+
+
 async def test_it_ends_where_the_group_is_another_than_the_settings_say(vhost: Vhost, serve: Serve) -> None:
     connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
     await agree(connection, GROUP, WISH)
@@ -258,13 +287,17 @@ async def test_what_the_settings_do_not_say_is_taken_as_it_is(vhost: Vhost, serv
     await connection.close()
 
 
-async def test_a_group_that_was_deleted_is_there_again(vhost: Vhost, serve: Serve, join: Join) -> None:
+async def test_a_group_that_was_deleted_by_force_is_there_again(
+    vhost: Vhost, serve: Serve, join: Join
+) -> None:
     served = serve("a")
     await served.ready()
     connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
     layout = await read_layout(connection, GROUP)
     assert layout is not None
-    await delete(connection, GROUP, layout)
+    with pytest.raises(ConfigError, match="`partymq serve` coordinates it: stop that first"):
+        await delete(connection, GROUP, layout)
+    await delete(connection, GROUP, layout, if_unused=False)
     one = join("one")
     await until(lambda: shared(one), one)
     assert [m["hostname"] for m in (await served.described(lambda group: group["members"]))["members"]] == [
