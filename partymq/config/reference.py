@@ -19,11 +19,11 @@ def reference() -> str:
             "",
             *_table(Settings, ""),
             "",
-            "### A push group: `[groups.<name>]`",
+            "### A push group: `[groups.NAME]`",
             "",
             *_table(GroupSettings, ""),
             "",
-            '### A pull group: `[groups.<name>]` with `mode = "pull"`',
+            "### A pull group: `[groups.NAME]` of mode `pull`",
             "",
             *_table(PullGroupSettings, ""),
         ]
