@@ -223,7 +223,7 @@ def _check_gaps(sound: list[Work], works: list[Work], order: _Order, verdict: Ve
         before = order.before(work.seq)
         if earlier is None or before is None or before in by_zombies:
             continue
-        if order.line(before) == line and before > earlier.seq:
+        if before > earlier.seq:
             verdict.gaps.append(f"{earlier} was followed by {work}")
 
 

@@ -201,6 +201,11 @@ def test_repeats_come_again_without_a_gap():
     assert broken(check(*first, *gap, faults=[(5.0, "a")])) == {"repeated with a gap": 1}
 
 
+def test_what_who_was_held_for_dead_has_finished_is_no_gap():
+    works = done("a", 0, 1, 2, 3), done("a", 1, 3, 4, 3, zombie=True), done("b", 2, 5, 6, 7)
+    assert broken(check(*works)) == {}
+
+
 # One at a time ----------------------------------------------------------------------------------------
 
 
