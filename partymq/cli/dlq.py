@@ -4,7 +4,16 @@ from typing import Annotated
 
 import typer
 
-from partymq.cli.brokers import DEFAULT_URL, Group, Json, Url, print_json, print_table, with_connection
+from partymq.cli.brokers import (
+    DEFAULT_URL,
+    Group,
+    Json,
+    Url,
+    print_json,
+    print_table,
+    say_if_missing,
+    with_connection,
+)
 
 app = typer.Typer(
     no_args_is_help=True, help="Messages that were given up: look at them, replay them, drop them."
@@ -34,6 +43,8 @@ def show_all(
     if told:
         print_table(_COLUMNS, [[one[column] for column in _COLUMNS] for one in told])
     typer.echo(f"{len(told)} of {max(total, len(told))} dead letters")
+    if not told:
+        say_if_missing(url, group, dead_letter_queue(group))
 
 
 @app.command()

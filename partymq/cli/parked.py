@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partymq.cli.brokers import DEFAULT_URL, Group, Json, Url, print_json, print_table, with_connection
+from partymq.cli.brokers import (
+    DEFAULT_URL,
+    Group,
+    Json,
+    Url,
+    print_json,
+    print_table,
+    say_if_missing,
+    with_connection,
+)
 
 if TYPE_CHECKING:
     from partymq.amqp.connection import Connection
@@ -19,6 +28,7 @@ _LOOK_AGAIN = 0.5
 def show_all(group: Group, json: Json = False, url: Url = DEFAULT_URL) -> None:
     """List the parked keys."""
     from partymq.client.deadletters import parked_keys
+    from partymq.group.names import parked_queue
 
     told = [asdict(key) for key in with_connection(url, lambda connection: parked_keys(connection, group))]
     if json:
@@ -27,12 +37,14 @@ def show_all(group: Group, json: Json = False, url: Url = DEFAULT_URL) -> None:
     if told:
         print_table(list(told[0]), [list(one.values()) for one in told])
     typer.echo(f"parked keys: {len(told)}")
+    if not told:
+        say_if_missing(url, group, parked_queue(group))
 
 
 @app.command()
 def release(
     group: Group,
-    key: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...")] = None,
+    key: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="As `list` shows them.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All parked keys.")] = False,
     wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait until they are handled.")] = 30.0,
     url: Url = DEFAULT_URL,

@@ -103,6 +103,13 @@ def test_parked_keys_are_listed_and_one_that_is_not_parked_is_said(vhost: Vhost,
         command("parked", "release", GROUP, "a", "--wait", "0.6")
 
 
+@pytest.mark.parametrize(("command_of", "queue"), [("dlq", "dead-letter"), ("parked", "parked")])
+def test_a_group_that_is_not_there_is_said(vhost: Vhost, command_of: str, queue: str) -> None:
+    result = CliRunner().invoke(app, [command_of, "list", "ordesr", "--url", vhost.amqp_url])
+    assert result.exit_code == 0
+    assert result.stderr == f"there is no queue partymq.ordesr.q.{queue}: is ordesr the group's name?\n"
+
+
 def test_a_group_is_created_once_described_and_deleted(command: Command) -> None:
     assert "partitions 4" in command(
         "group", "create", GROUP, "--partitions", "4", "--key", "header:customer"
