@@ -45,16 +45,23 @@ def create(
 
 @app.command()
 def describe(group: Group, json: Json = False, url: Url = DEFAULT_URL) -> None:
-    """Show a group's settings, and what waits in its partitions."""
+    """Show a group's settings, its members, and what waits in its partitions."""
+    from partymq.cli.coordination import lines, member_rows
+
     told = with_connection(url, lambda connection: _describe(connection, group))
     if json:
         print_json(told)
         return
-    for name, value in told.items():
-        if name != "queues":
-            typer.echo(f"{name:13} {value}")
-    rows = [list(queue.values()) for queue in told["queues"]]
-    print_table(["partition", "ready", "consumers", "queue"], rows)
+    coordination = told["coordination"]
+    shown = {name: value for name, value in told.items() if name not in ("queues", "coordination")}
+    for name, value in (*shown.items(), *lines(coordination)):
+        typer.echo(f"{name:13} {value}")
+    if coordination["members"]:
+        typer.echo()
+        print_table(["member", "state", "partitions", "old partitions", "heard"], member_rows(coordination))
+    typer.echo()
+    columns = ["partition", "ready", "consumers", "owner", "token", "queue"]
+    print_table(columns, [list(queue.values()) for queue in told["queues"]])
 
 
 @app.command()
@@ -141,24 +148,38 @@ def delete(
 
 
 async def _describe(connection: "Connection", group: str) -> dict[str, Any]:
+    from partymq.cli.coordination import ask_coordinator, owners, summary
     from partymq.client.deadletters import count
     from partymq.group.names import dead_letter_queue, parked_queue
 
     layout = await _layout(connection, group)
+    said = await ask_coordinator(connection, group)
     queues = []
     for one in (layout.before(), layout):
-        for partition in range(one.partitions if one is not None else 0):
+        if one is None:
+            continue
+        owned = owners(said, one.layout)
+        for partition in range(one.partitions):
             name = one.queue(group, partition)
             state = await _state(connection, name)
+            owner, token = owned.get(partition, (None, None))
             queues.append(
-                {"partition": partition, "ready": state.messages, "consumers": state.consumers, "queue": name}
+                {
+                    "partition": partition,
+                    "ready": state.messages,
+                    "consumers": state.consumers,
+                    "owner": owner,
+                    "fencing_token": token,
+                    "queue": name,
+                }
             )
     return {
         "group": group,
         **layout.describe(),
-        "ready": sum(queue["ready"] for queue in queues if isinstance(queue["ready"], int)),
+        "ready": sum(queue["ready"] for queue in queues),
         "dead_letters": await count(connection, dead_letter_queue(group)),
         "parked": await count(connection, parked_queue(group)),
+        "coordination": summary(said),
         "queues": queues,
     }
 

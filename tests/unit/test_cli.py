@@ -7,7 +7,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import partymq
+from partymq.cli.coordination import ranges
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,3 +73,11 @@ def test_the_settings_in_force_are_shown_with_secrets_masked(tmp_path):
     assert tomllib.loads(done.stdout)["groups"]["default"]["prefetch"] == 10
     assert "s3cret" not in done.stdout + done.stderr
     assert "did you mean PARTYMQ_PREFETCH?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([], None), ([4], "4"), ([2, 0, 1], "0-2"), ([9, 0, 1, 4, 8], "0-1,4,8-9")],
+)
+def test_partitions_are_shown_as_ranges(numbers: list[int], text: str | None):
+    assert ranges(numbers) == text
