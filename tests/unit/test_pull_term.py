@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from partymq.coordinator.pull import PullSettings, PullTerm
+from partymq.group import events as ev
 from partymq.group.state import GroupState, Member, MemberState, Partition
 from partymq.group.wire import Assignment, Command, Heartbeat, Released, Standing
 
@@ -79,3 +80,16 @@ def test_a_member_that_is_heard_before_the_first_state_is_saved_is_not_refused()
     assert {told.standing for _, told in term.sent} == {Standing.MEMBER}
     term.submit(Command("", Heartbeat("c", EPOCH - 1, 1, "q-c")), lambda reply: None)
     assert term.sent[-1][1].standing is Standing.UNKNOWN
+
+
+@pytest.mark.parametrize(("members", "seconds"), [(2, 0.25), (100, 0.25), (250, 0.25), (2000, 2.0)])
+def test_members_are_looked_for_four_times_a_second_up_to_250_of_them(members: int, seconds: float) -> None:
+    term = Term()
+    for number in range(members - 2):
+        name = f"m{number}"
+        term.coordinator.state.members[name] = Member(name, MemberState.READY, 0.0, queue=f"q-{name}")
+    term.perform([ev.Start()])
+    assert term.look_interval == seconds
+    term.sent.clear()
+    term.look()
+    assert len(term.sent) == members
