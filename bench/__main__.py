@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import forwarding, latency, memory, rebalance, session
 from bench.broker import Broker
 from bench.candidates import CANDIDATES
+from bench.places import place
 from bench.plan import FULL, PARTS, QUICK, Plan
 from bench.report import markdown
 from bench.results import Results
@@ -34,7 +35,10 @@ def main(options: argparse.Namespace) -> int:
     def keep() -> None:
         parts = "" if plan.parts == PARTS else "-" + "-".join(plan.parts)
         suffix = parts + ("-quick" if plan.quick else "")
-        session.keep(results, markdown(results), verdicts(results), Path(options.results), suffix)
+        text = markdown(results)
+        session.keep(results, text, verdicts(results), Path(options.results), suffix)
+        if options.docs is not None and not results.invalid:
+            options.docs.put(text)
 
     return session.run(results, plan.parts, measure, keep)
 
@@ -69,6 +73,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         choices=[candidate.name for candidate in CANDIDATES],
         default=[],
         help="only this one (may be repeated)",
+    )
+    parser.add_argument(
+        "--docs",
+        metavar="FILE",
+        type=place("make bench"),
+        help="put the tables into docs/benchmarks.md, too, in place of the figures of this command there",
     )
     parser.add_argument("--results", default=str(session.RESULTS), help="folder for the tables")
     return parser.parse_args(arguments)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench import session
 from bench.broker import Broker
+from bench.places import place
 from bench.pull import consuming, publishing, reactions
 from bench.pull.plan import FULL, PARTS, QUICK, Plan
 from bench.pull.report import markdown
@@ -38,7 +39,10 @@ def main(options: argparse.Namespace) -> int:
     def keep() -> None:
         parts = "" if plan.parts == PARTS else "-" + "-".join(plan.parts)
         suffix = f"-pull{parts}" + ("-quick" if plan.quick else "")
-        session.keep(results, markdown(results), verdicts(results), Path(options.results), suffix)
+        text = markdown(results)
+        session.keep(results, text, verdicts(results), Path(options.results), suffix)
+        if options.docs is not None and not results.invalid:
+            options.docs.put(text)
 
     return session.run(results, plan.parts, measure, keep)
 
@@ -56,6 +60,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke run; its figures say little")
     parser.add_argument(
         "--only", action="append", choices=PARTS, default=[], help="measure this part (may be repeated)"
+    )
+    parser.add_argument(
+        "--docs",
+        metavar="FILE",
+        type=place("make bench-consume"),
+        help="put the tables into docs/benchmarks.md, too, in place of the figures of this command there",
     )
     parser.add_argument("--results", default=str(session.RESULTS), help="folder for the tables")
     return parser.parse_args(arguments)

@@ -8,11 +8,10 @@ from pathlib import Path
 from statistics import median
 
 from bench.broker import Broker
-from bench.pull.counted import CANDIDATES, OURS, PLAIN, Bench, Counts, partition_queues
+from bench.pull.counted import CANDIDATES, HANDLER, OURS, PLAIN, Bench, Counts, partition_queues
 from bench.pull.plan import Plan
 
-PIKA = next(candidate for candidate in CANDIDATES if candidate.name == "pika")
-_IN_GROUPS = (PLAIN, OURS, PIKA)
+_IN_GROUPS = (PLAIN, OURS, HANDLER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +28,24 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of one size of group on one type of queue: messages a second by candidate."""
+    """One round of one size of group on one type of queue, by candidate.
+
+    Attributes:
+        live: whether the messages came meanwhile, as fast as the broker took them; else they were there
+            already.
+        per_second: messages.
+        cpu: seconds of all processes together for 100,000 messages.
+        broker_cpu: the same of the broker.
+        load: the machine's when it began: more than what was measured before it may be at work.
+    """
 
     queue_type: str
     members: int
     live: bool
-    """Whether the messages came meanwhile, as fast as the broker took them; else they were there already."""
     per_second: dict[str, float]
+    cpu: dict[str, float]
+    broker_cpu: dict[str, float]
     load: float
-    """The machine's when it began: more than what was measured before it may be at work."""
 
     @property
     def messages(self) -> str:
@@ -104,13 +112,31 @@ async def rounds(broker: Broker, plan: Plan, folder: Path, tell: Tell) -> list[R
 async def _round(queues: Bench, members: int, total: int, number: int, *, live: bool) -> Round:
     load = os.getloadavg()[0]
     turn = number % len(_IN_GROUPS)
-    rates = {}
+    runs = {}
     for candidate in _IN_GROUPS[turn:] + _IN_GROUPS[:turn]:
-        run = await queues.run(candidate, members, total, live=live)
-        rates[candidate.name] = run.per_second
-    return Round(queues.layout.queue_type, members, live, rates, load)
+        runs[candidate.name] = await queues.run(candidate, members, total, live=live)
+    return Round(
+        queues.layout.queue_type,
+        members,
+        live,
+        {name: run.per_second for name, run in runs.items()},
+        {name: run.cpu for name, run in runs.items()},
+        {name: run.broker_cpu for name, run in runs.items()},
+        load,
+    )
 
 
 def ratios(of: list[Round], beside: str) -> list[float]:
     """In each round, our rate as a multiple of another candidate's."""
     return [one.per_second[OURS.name] / one.per_second[beside] for one in of]
+
+
+def per_cpu(of: list[Round], beside: str) -> float:
+    """Our messages for a CPU second, broker and consumers together, as a multiple of another candidate's: by
+    the medians. What the ratio of the rates comes to where these keep all CPUs busy, however busy the
+    machine is otherwise."""
+
+    def all_cpu(name: str) -> float:
+        return median(one.cpu[name] for one in of) + median(one.broker_cpu[name] for one in of)
+
+    return all_cpu(beside) / all_cpu(OURS.name)

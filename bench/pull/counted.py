@@ -47,10 +47,11 @@ class Candidate:
 CANDIDATES = (
     Candidate("partymq", "PartyMQ `Consumer`, async handler, a lane a key", joins=True),
     Candidate("amqp", "raw basic.consume, PartyMQ's AMQP layer, no handler"),
+    Candidate("handler", "the same, its messages' bodies to an async handler"),
     Candidate("pika", "pika, SelectConnection, a callback a message"),
     Candidate("aio_pika", "aio-pika, the queues' iterators"),
 )
-OURS, PLAIN = CANDIDATES[:2]
+OURS, PLAIN, HANDLER = CANDIDATES[:3]
 
 
 @dataclass(frozen=True, slots=True)

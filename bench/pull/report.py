@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from statistics import median
 
 from bench.latency import percentile
-from bench.pull.consuming import PIKA, Round, ratios
-from bench.pull.counted import CANDIDATES, OURS, PLAIN
+from bench.pull.consuming import Round, per_cpu, ratios
+from bench.pull.counted import CANDIDATES, HANDLER, OURS, PLAIN
 from bench.pull.reactions import Death
 from bench.pull.results import Results
 from bench.pull.targets import verdicts
@@ -76,18 +76,40 @@ def _groups(results: Results) -> Iterator[str]:
         " (backlog) or come as fast as the broker takes them (live)."
     )
     yield ""
-    titles = ("members", "queues", "messages", "PartyMQ", "raw basic.consume", "pika", "× raw", "× pika")
+    compared = (OURS.name, PLAIN.name, HANDLER.name)
+    titles = ("members", "queues", "messages", "PartyMQ", "raw", "raw, handler", "× raw", "× raw, handler")
     rows = (
         (
             str(members),
             queue_type,
             messages,
-            *(_rate(rounds, name) for name in (OURS.name, PLAIN.name, PIKA.name)),
-            *(_ratios(ratios(rounds, name)) for name in (PLAIN.name, PIKA.name)),
+            *(_rate(rounds, name) for name in compared),
+            *(_ratios(ratios(rounds, name)) for name in compared[1:]),
         )
         for (queue_type, members, messages), rounds in results.groups().items()
     )
     yield from table(titles, "rllrrrrr", rows)
+    yield (
+        "CPU seconds for 100,000 messages, of the consumers + of the broker, medians; and our messages for a"
+        " CPU second of both together, as a multiple of the other's."
+    )
+    yield ""
+    rows = (
+        (
+            str(members),
+            queue_type,
+            messages,
+            *(_cpus(rounds, name) for name in compared),
+            *(f"{per_cpu(rounds, name):.2f}" for name in compared[1:]),
+        )
+        for (queue_type, members, messages), rounds in results.groups().items()
+    )
+    yield from table(titles, "rllrrrrr", rows)
+
+
+def _cpus(rounds: list[Round], candidate: str) -> str:
+    cpu = median(one.cpu[candidate] for one in rounds)
+    return f"{cpu:.2f} + {median(one.broker_cpu[candidate] for one in rounds):.2f}"
 
 
 def _rate(rounds: Iterable[Round], candidate: str) -> str:

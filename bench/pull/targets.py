@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from statistics import median
 
 from bench.latency import percentile
-from bench.pull.consuming import PIKA, ratios
-from bench.pull.counted import OURS, PLAIN
+from bench.pull.consuming import ratios
+from bench.pull.counted import HANDLER, OURS, PLAIN
 from bench.pull.publishing import MANY, THEIRS, median_rate
 from bench.pull.results import Results
 from bench.targets import Verdict
@@ -42,11 +42,11 @@ def _consuming(results: Results) -> Iterator[Verdict]:
 
 def _groups(results: Results) -> Iterator[Verdict]:
     for (queue_type, members, messages), rounds in results.groups().items():
-        for beside, what in ((PLAIN.name, "raw basic.consume"), (PIKA.name, "pika")):
+        for beside, what in ((PLAIN.name, "no handler"), (HANDLER.name, "with a handler")):
             times = median(ratios(rounds, beside))
             where = f"{queue_type} queues, {messages}"
             yield Verdict(
-                f"{members} members beside {members} plain consumers ({what}), {where}",
+                f"{members} members beside {members} raw consumers, {what}, {where}",
                 f"≥ {_TIMES_PLAIN:g} ×",
                 f"{times:.2f} ×",
                 times >= _TIMES_PLAIN,

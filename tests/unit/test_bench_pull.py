@@ -31,8 +31,11 @@ def death(last: float, was: str = "oldest") -> Death:
 
 
 def all_results() -> Results:
-    def one(ours: float, raw: float, pika: float) -> Round:
-        return Round("classic", 2, False, {"partymq": ours, "amqp": raw, "pika": pika}, load=0.0)
+    def one(ours: float, raw: float, handler: float) -> Round:
+        rates = {"partymq": ours, "amqp": raw, "handler": handler}
+        cpu = {"partymq": 0.5, "amqp": 0.2, "handler": 0.25}
+        broker_cpu = {"partymq": 1.5, "amqp": 1.6, "handler": 2.0}
+        return Round("classic", 2, False, rates, cpu, broker_cpu, load=0.0)
 
     return Results(
         FULL,
@@ -63,8 +66,8 @@ def test_every_target_is_judged():
     assert words == [
         "consumer's CPU, classic queues ≤ 1.5 s / 100k messages: 0.40 s yes",
         "consumer's CPU, quorum queues ≤ 1.5 s / 100k messages: 1.60 s no",
-        "2 members beside 2 plain consumers (raw basic.consume), classic queues, backlog ≥ 0.9 ×: 0.95 × yes",
-        "2 members beside 2 plain consumers (pika), classic queues, backlog ≥ 0.9 ×: 1.60 × yes",
+        "2 members beside 2 raw consumers, no handler, classic queues, backlog ≥ 0.9 ×: 0.95 × yes",
+        "2 members beside 2 raw consumers, with a handler, classic queues, backlog ≥ 0.9 ×: 1.60 × yes",
         "a joining member's first message, p99 of 50 ≤ 500 ms after the start of its consumer: 500 ms yes",
         "all partitions of a member go on after kill -9, p99 of 30 ≤ 2 s: 3.00 s no",
         "all partitions of a member go on after SIGSTOP, the longest of 2 "
@@ -86,10 +89,11 @@ def test_the_ratio_is_that_of_each_round():
 def test_the_tables_are_whole_and_show_every_round():
     text = markdown(all_results())
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 7
+    assert len(tables) == 8
     for lines in tables:
         assert len({line.count("|") for line in lines}) == 1
     assert "0.95 (0.80, 1.00, 0.95)" in text
+    assert "| 0.50 + 1.50 | 0.20 + 1.60 | 0.25 + 2.00 | 0.90 | 1.12 |" in text
 
 
 def test_what_was_not_measured_is_not_judged_and_not_shown():
