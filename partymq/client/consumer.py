@@ -6,6 +6,7 @@ import signal
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import fields
 from os import PathLike
 from types import TracebackType
@@ -25,6 +26,8 @@ from partymq.group.layout import WISHES, GroupLayout, key_rule
 from partymq.group.names import DEFAULT_GROUP
 from partymq.log import get_logger
 
+LOADING: Final[ContextVar[str | None]] = ContextVar("LOADING", default=None)
+"""What a command imports just now, to run the consumer in it."""
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 _LEFT_WITHIN: Final = 10.0
 """Seconds that leaving the group may take when no handler runs any more."""
@@ -230,6 +233,11 @@ class Consumer:
         """
         import uvloop
 
+        if (target := LOADING.get()) is not None:
+            raise ConfigError(
+                f"{target}: the module runs its consumer itself when it is imported, and `partymq worker` is"
+                ' to run it: put `consumer.run()` below `if __name__ == "__main__":`'
+            )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._run_with_signals(handle))
 

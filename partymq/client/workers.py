@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from partymq.client.consumer import Consumer
+from partymq.client.consumer import LOADING, Consumer
 from partymq.errors import ConfigError
 from partymq.log import get_logger
 
@@ -31,19 +31,22 @@ def load_consumer(target: str) -> Consumer:
     """The consumer `module:name`; `name` is `consumer` where it is left out. The working directory is
     searched first, as with `python -m`.
 
-    Raises ConfigError where there is none; what the module raises goes through.
+    Raises ConfigError where there is none, or the module runs it itself; what the module raises goes through.
     """
     module_name, _, name = target.partition(":")
     name = name or "consumer"
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    loading = LOADING.set(target)
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise ConfigError(f"{target}: there is no module {error.name} (searched in {here} first)") from error
+    finally:
+        LOADING.reset(loading)
     consumer = getattr(module, name, None)
     if not isinstance(consumer, Consumer):
         found = "nothing" if consumer is None else type(consumer).__name__

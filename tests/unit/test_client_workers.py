@@ -188,6 +188,10 @@ def test_a_consumer_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Mon
         "from partymq import Consumer\nconsumer = Consumer('amqp://localhost', group='one')\n"
         "other = Consumer('amqp://localhost', group='two')\nnumber = 3\n"
     )
+    (tmp_path / "runs_itself.py").write_text(
+        "from partymq import Consumer\nconsumer = Consumer('amqp://localhost', group='one')\n"
+        "consumer.handler(print)\nconsumer.run()\n"
+    )
     (tmp_path / "misses_one.py").write_text("import there_is_no_such_module\n")
     assert load_consumer("found_by_name").group == "one"
     assert load_consumer("found_by_name:other").group == "two"
@@ -197,5 +201,7 @@ def test_a_consumer_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Mon
         load_consumer("found_by_name:missing")
     with pytest.raises(ConfigError, match="no module never_written"):
         load_consumer("never_written:consumer")
+    with pytest.raises(ConfigError, match='below `if __name__ == "__main__":`'):
+        load_consumer("runs_itself")
     with pytest.raises(ModuleNotFoundError, match="there_is_no_such_module"):
         load_consumer("misses_one")
