@@ -1,14 +1,13 @@
 """Filling a pull group from a source queue: ingress `router`.
 
-One process at a time routes, the others stand by. Who routes holds a lock, a queue that is exclusive to the
-connection on which it publishes: when another one gets the lock, the broker has given that connection up and
-takes nothing more from it. Besides, a router is alone at its source (`partymq.router.session.lock`).
+One process at a time routes, the others stand by (`router_lock`). Besides, a router is alone at its source
+(`partymq.router.session.lock`).
 
-Order over a resize. A session routes with one layout. Where a message comes back, because the old partitions
-are not bound any more, it ends: what is confirmed is acked, all else goes back to the source, in order. The
-next one begins with the layout that is read then. So of each key the first messages are in the old layout,
-all later ones in the new one, as nobody ever goes back: a process takes no older layout than it had, and
-reads its first one while nobody is changing it.
+Order over a resize. A session routes with one layout. When it is asked to leave that, or a message comes back
+because the old partitions are not bound any more, it ends: what is confirmed is acked, all else goes back to
+the source, in order. The next one begins with the layout that is read then. So of each key the first ones are
+in the old layout, all later ones in the new one, as nobody ever goes back: a process takes no older layout than
+it had, and reads its first one while nobody is changing it.
 """
 
 import asyncio
@@ -23,27 +22,22 @@ from partymq.config.pull import PullGroupSettings
 from partymq.config.settings import BrokerSettings
 from partymq.coordinator.pull_topology import declare, locked, read_layout
 from partymq.coordinator.reconnect import Backoff, again_and_again
+from partymq.coordinator.router_lock import RouterLock
 from partymq.coordinator.settings import ingress_settings
 from partymq.coordinator.topology import prepare_source
-from partymq.errors import BrokerError, ChannelClosed, ConfigError, Unroutable
+from partymq.errors import BrokerError, ChannelClosed, ConfigError
 from partymq.group.layout import GroupLayout
-from partymq.group.names import router_lock
 from partymq.log import get_logger
 from partymq.router.core import Core
 from partymq.router.session import COALESCE, Session
 from partymq.router.statistics import Statistics
 
 _LONGEST_WAIT: Final = 5.0
-_STAND_BY: Final = 0.2
-"""Seconds between two looks whether the lock is free, on average."""
-_SETTLE: Final = 0.1
-"""Seconds in which what a dead router had sent before it died arrives in its queues."""
 _LOOKS: Final = 5
 _BETWEEN_LOOKS: Final = 0.3
 """So often, so many seconds apart, are settings looked for that are not there, or older than they were: they
 may be in the hands of others who read them."""
 _NOT_FOUND: Final = 404
-_LOCKED: Final = 405
 
 _log = get_logger(__name__)
 
@@ -75,10 +69,14 @@ class Ingress:
         """The newest that was seen."""
         self._connection: Connection | None = None
         """On which the lock is held."""
+        self._lock: RouterLock | None = None
+        self._lock_lost = False
+        self._stale = False
+        """The layout has to be read anew."""
+        self._happened = asyncio.Event()
         self._session: Session | None = None
         self._number = 0
         self._routing = False
-        self._lock_lost = False
         self._trouble: str | None = "starting"
 
     def __repr__(self) -> str:
@@ -119,59 +117,47 @@ class Ingress:
         name = f"partymq {self._group} router {self._instance}"
         connection = await connect(self._broker.url, name=name, coalesce=COALESCE)
         try:
-            await self._lock(connection)
+            self._lock_lost = False
+            lock = self._lock = RouterLock(connection, self._group, self._lose_lock, self._leave)
+            await lock.acquire(self._stand_by)
             self._connection = connection
-            await self._route(connection)
+            connection.on_lost(lambda _: self._happened.set())
+            await self._route(connection, lock)
         finally:
-            self._connection = None
+            self._connection = self._lock = None
             await connection.close()
 
-    async def _lock(self, connection: Connection) -> None:
-        """Wait until no other connection has the lock, and take it."""
-        lock = router_lock(self._group)
-        looking: Channel | None = None
-        while True:
-            channel = await connection.open_channel()
-            try:
-                await channel.declare_queue(lock, exclusive=True)
-                break
-            except ChannelClosed as error:
-                if error.code != _LOCKED:
-                    raise
-            if looking is None:
-                _log.info("standing by: another process routes", group=self._group)
-                self._trouble = None
-                looking = await connection.open_channel()
-                await looking.select_confirms()
-            await self._wait_for(looking, lock)
-        self._lock_lost = False
-        # Who stands by asks whether it is there by a message to it.
-        await channel.consume(lock, lambda _buf, _spans: None, no_ack=True, on_cancel=self._lose_lock)
-        if looking is not None:
-            await looking.close()
-        await asyncio.sleep(_SETTLE)
-
-    async def _wait_for(self, channel: Channel, lock: str) -> None:
-        """Wait until the lock is gone. Trying to declare it would fill the broker's log with errors."""
-        with suppress(Unroutable):
-            while True:
-                await asyncio.sleep(_STAND_BY * random.uniform(0.5, 1.5))
-                await channel.publish("", lock, b"", mandatory=True, timeout=None)
+    def _stand_by(self) -> None:
+        self._trouble = None
 
     def _lose_lock(self) -> None:
         self._lock_lost = True
+        self._happened.set()
         if self._session is not None:
-            self._session.fail(f"the router's lock {router_lock(self._group)} was deleted")
+            self._session.fail("the queue that is the router's lock was deleted")
+
+    def _leave(self, layout: int) -> None:
+        """Somebody asks to leave a layout."""
+        self._stale = True
+        self._happened.set()
+        known = self._layout
+        if self._session is not None and known is not None and known.layout <= layout:
+            self._session.finish("the group's layout has changed")
+        elif self._lock is not None:
+            self._lock.left()
 
     # Sessions -----------------------------------------------------------------------------------------
 
-    async def _route(self, connection: Connection) -> None:
+    async def _route(self, connection: Connection, lock: RouterLock) -> None:
         """One session after the other. Raises the BrokerError that is the end."""
         backoff = Backoff(_LONGEST_WAIT)
         async with locked(connection, self._group):
             layout = await self._read(connection)
         missing = 0
         while True:
+            while self._stale:
+                self._stale = False
+                layout = await self._read(connection)
             began, returns = monotonic(), self.statistics.returns
             session = await self._one_session(connection, layout)
             if connection.error is not None:
@@ -179,10 +165,13 @@ class Ingress:
             if self._lock_lost:
                 raise BrokerError(session.why)
             await session.wait_released()
+            lock.left()
             before, layout = layout, await self._read(connection)
             if _routes(layout) != _routes(before):
                 _log.info("the group's layout has changed", group=self._group, **layout.describe())
                 missing = 0
+                continue
+            if session.expected:
                 continue
             pause = backoff.pause(monotonic() - began, random.random())
             if self.statistics.returns > returns or _is_gone(session.publish):
@@ -192,10 +181,15 @@ class Ingress:
                     await self._repair(connection, layout)
             else:
                 missing = 0
-            if not session.expected:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await connection.wait_lost()
+            await self._rest(pause)
+
+    async def _rest(self, seconds: float) -> None:
+        """Until something happens, at most so long."""
+        self._happened.clear()
+        if not (self._stale or self._lock_lost):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._happened.wait()
 
     async def _one_session(self, connection: Connection, layout: GroupLayout) -> Session:
         settings = ingress_settings(self._broker, self._settings, layout)
@@ -205,7 +199,7 @@ class Ingress:
         session = self._session = Session(core, settings, connection, self._broker.url, core.events.clear)
         try:
             await prepare_source(connection, self._settings)
-            if not self._lock_lost and await session.begin():
+            if not (self._lock_lost or self._stale) and await session.begin():
                 self._began(layout)
                 await session.over()
         except BrokerError as error:

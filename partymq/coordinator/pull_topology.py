@@ -16,14 +16,18 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Message, decode
+from partymq.amqp.topology import QueueInfo
 from partymq.coordinator.hash_ingress import PLUGINS, declare_ring, fill_ring, turn_from
+from partymq.coordinator.router_lock import leave
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ConnectionLost
 from partymq.group.key import KeyFinder, make_finder
 from partymq.group.layout import GroupLayout
 from partymq.group.names import (
+    MOST_PARTITIONS,
     coordinator_queue,
     dead_letter_queue,
     hash_exchange,
+    looked_through,
     own_exchange,
     parked_queue,
     release_queue,
@@ -161,10 +165,12 @@ async def declare(connection: Connection, group: str, layout: GroupLayout) -> No
 
 async def unbind(connection: Connection, group: str, layout: GroupLayout) -> None:
     """Takes the bindings of a layout away: what is published to it from now on comes back to its publisher,
-    or goes to the next layout, where the broker hashes the keys.
+    or goes to the next layout, where the broker hashes the keys. A router leaves it before.
 
     The queues stay. Call it `locked`, when the next layout is declared and written. Raises BrokerError.
     """
+    if layout.ingress == "router":
+        await leave(connection, group, layout.layout)
     channel = await connection.open_channel()
     try:
         for partition in range(layout.partitions):
@@ -267,6 +273,13 @@ async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_
                 count += await channel.delete_queue(queue)
             for queue in (state_queue(group), coordinator_queue(group), release_queue(group)):
                 await channel.delete_queue(queue)
+            for queue in (parked_queue(group), release_queue(group)):
+                await channel.delete_queue(looked_through(queue))
+            half = layout.resized(MOST_PARTITIONS)  # of a resize that came to its end before it was written
+            for partition in range(half.partitions):
+                if not await _exists(connection, half.queue(group, partition)):
+                    break
+                await channel.delete_queue(half.queue(group, partition))
             rings = [ring_exchange(group, layout.layout + step) for step in (-1, 0, 1)]
             entries = (hash_exchange(group), second_hash_exchange(group))
             for exchange in (write_exchange(group), *entries, *rings, own_exchange(group)):
@@ -441,13 +454,22 @@ async def _is_locked(connection: Connection, lock: str) -> bool:
 
 
 async def _consumers(connection: Connection, queue: str) -> int:
+    found = await _look_at(connection, queue)
+    return found.consumers if found is not None else 0
+
+
+async def _exists(connection: Connection, queue: str) -> bool:
+    return await _look_at(connection, queue) is not None
+
+
+async def _look_at(connection: Connection, queue: str) -> QueueInfo | None:
     channel = await connection.open_channel()
     try:
-        return (await channel.declare_queue(queue, passive=True)).consumers
+        return await channel.declare_queue(queue, passive=True)
     except ChannelClosed as error:
         if error.code != _NOT_FOUND:
             raise
-        return 0
+        return None
     finally:
         await channel.close()
 

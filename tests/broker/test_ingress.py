@@ -133,6 +133,7 @@ async def test_a_resize_and_a_planned_end_repeat_lose_and_swap_nothing(
         layout = await resize(world.connection, "g", 6)
         while not (routing := [one for one in world.running if is_routing(one, layout)]):
             await asyncio.sleep(0.01)
+        assert not any(one.statistics.returns for one in world.running), "what comes back may be repeated"
         await world.stop(routing[0])
         while (found := await read_layout(world.connection, "g")) is None or found.previous:
             await asyncio.sleep(0.1)
@@ -141,7 +142,9 @@ async def test_a_resize_and_a_planned_end_repeat_lose_and_swap_nothing(
         while seen.count < rounds * KEYS:
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
-    assert all(numbers == list(range(rounds)) for numbers in seen.numbers.values()), seen.numbers
+    for key, numbers in seen.numbers.items():
+        swapped = [(before, after) for before, after in pairwise(numbers) if after != before + 1]
+        assert numbers == list(range(rounds)), f"{key}: {swapped}"
     assert await count(world.connection, SOURCE) == 0
     assert await count(world.connection, dead_letter_queue("g")) == 0
 
