@@ -6,7 +6,7 @@ One process at a time routes, the others stand by (`router_lock`). Besides, a ro
 Order over a resize. A session routes with one layout. When it is asked to leave that, or a message comes back
 because the old partitions are not bound any more, it ends: what is confirmed is acked, all else goes back to
 the source, in order. The next one begins with the layout that is read then. So of each key the first ones are
-in the old layout, all later ones in the new one, as nobody ever goes back: a process takes no older layout than
+in the old layout, all later ones in the new one, as nobody goes back: a process takes no older layout than
 it had, and reads its first one while nobody is changing it.
 """
 
