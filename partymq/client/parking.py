@@ -29,7 +29,7 @@ from partymq.client.outlet import Outlet
 from partymq.client.ownership import Owned, Places
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed
 from partymq.group.key import HeaderKey
-from partymq.group.names import parked_queue, release_queue
+from partymq.group.names import looked_through, parked_queue, release_queue
 from partymq.group.partitioner import partition_of
 
 SEQUENCE_HEADER: Final = "x-partymq-sequence"
@@ -219,9 +219,11 @@ async def sift(
                     await channel.acks_done(queue)
                 return list(found.values())
         except ChannelClosed as error:
-            if error.code == _NOT_FOUND and "-lock" not in error.text:
+            locked = looked_through(queue) in error.text
+            if error.code == _NOT_FOUND and not locked:
                 return []
-            if error.code not in (_ACCESS_REFUSED, _NOT_FOUND):
+            taken = error.code == _ACCESS_REFUSED and "exclusive" in error.text
+            if not taken and not (error.code == _NOT_FOUND and locked):
                 raise
         finally:
             await channel.close()
@@ -234,7 +236,7 @@ async def _lock(channel: Channel, queue: str) -> None:
     A quorum queue lets in a second consumer although the first one is exclusive (measured, RabbitMQ 3.10), so
     it is a classic queue that is consumed exclusively. It goes with its consumer.
     """
-    lock = f"{queue}-lock"
+    lock = looked_through(queue)
     await channel.declare_queue(lock, durable=True, auto_delete=True)
     await channel.consume(lock, lambda _buf, _spans: None, exclusive=True)
 

@@ -24,7 +24,7 @@ from partymq.errors import (
     PartyMQError,
     ProtocolError,
 )
-from partymq.group.names import coordinator_queue
+from partymq.group.names import control_queue, coordinator_queue
 from partymq.group.wire import (
     Assignment,
     Call,
@@ -123,7 +123,7 @@ class CommandClient:
         self._connection = connection
         self._speaking = speak_on or connection
         self._queue = coordinator_queue(group)
-        self.control = f"partymq.{group}.q.control-{uuid4().hex}"
+        self.control = control_queue(group, uuid4().hex)
         self._timeout = timeout
         self._on_assignment = on_assignment
         self._waiting: dict[str, asyncio.Future[Reply]] = {}

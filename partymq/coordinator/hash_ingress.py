@@ -23,7 +23,13 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.errors import ChannelClosed, ConfigError
 from partymq.group.layout import GroupLayout
-from partymq.group.names import hash_exchange, ring_exchange, second_hash_exchange
+from partymq.group.names import (
+    hash_exchange,
+    probe_exchange,
+    probe_queue,
+    ring_exchange,
+    second_hash_exchange,
+)
 
 PLUGINS: Final = {
     "x-modulus-hash": "rabbitmq_sharding",
@@ -103,9 +109,8 @@ async def places(
     if not keys:
         return {}
     token = token_hex(8)
-    ring = f"partymq.{group}.ex.probe-{token}"
-    # In the order of their names, on which it depends, these are as those of the partitions.
-    queues = [f"partymq.{group}.q.probe-{token}-{number}" for number in range(layout.partitions)]
+    ring = probe_exchange(group, token)
+    queues = [probe_queue(group, token, partition) for partition in range(layout.partitions)]
     header = layout.key.name if layout.key.source == "header" else None
     found: dict[bytes, int] = {}
     channel = await connection.open_channel()

@@ -40,6 +40,14 @@ def coordinator_queue(group: str) -> str:
     return f"partymq.{group}.q.coordinator"
 
 
+def control_queue(group: str, token: str) -> str:
+    """Where somebody who asks the coordinator gets answers; exclusive to its connection.
+
+    `token`: nobody else's.
+    """
+    return f"partymq.{group}.q.control-{token}"
+
+
 def dead_letter_queue(group: str) -> str:
     """Messages that cannot be routed, with the reason in a header."""
     return f"partymq.{group}.q.dead-letter"
@@ -125,6 +133,24 @@ def second_hash_exchange(group: str) -> str:
 def ring_exchange(group: str, layout: int) -> str:
     """Spreads the keys over the queues of a layout."""
     return f"partymq.{group}.ex.v{layout}.ring"
+
+
+def probe_exchange(group: str, token: str) -> str:
+    """Is tried to see where keys go. It goes with its bindings. `token`: nobody else's."""
+    return f"partymq.{group}.ex.probe-{token}"
+
+
+def probe_queue(group: str, token: str, partition: int) -> str:
+    """Stands for a partition's queue there; exclusive to its connection.
+
+    In the order of their names, on which hashing depends, these are as those of the partitions.
+    """
+    return f"partymq.{group}.q.probe-{token}.partition-{partition}"
+
+
+def looked_through(queue: str) -> str:
+    """A queue that is consumed by whoever looks through `queue`; gone otherwise."""
+    return f"{queue}-lock"
 
 
 def _within(name: str, unique: str) -> str:
