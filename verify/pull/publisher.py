@@ -13,14 +13,17 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from partymq import Publisher
+from partymq.errors import BrokerError
 from verify.notes import Notebook, Reader
 from verify.pull.published import numbered
 from verify.pull.source import SourcePublisher
 
 _PATIENCE = 600.0
+_RETRY = 0.2
 _FLAKY, _POISON = 0.004, 0.002
 _BATCHES = 0.003
 """Of what is begun."""
@@ -78,17 +81,34 @@ async def publish_many(publisher: Publisher | SourcePublisher, messages: Message
         messages.confirmed(key, seq)
 
 
+async def opened(
+    options: argparse.Namespace, stack: AsyncExitStack, stopping: asyncio.Event
+) -> Publisher | SourcePublisher | None:
+    """A publisher's first connection is not tried again by itself, but the broker may be away; None: told to
+    stop meanwhile."""
+    while not stopping.is_set():
+        try:
+            if options.source:
+                return await stack.enter_async_context(SourcePublisher(options.amqp, options.source))
+            publisher = Publisher(options.amqp, group=options.group, timeout=_PATIENCE)
+            return await stack.enter_async_context(publisher)
+        except BrokerError as error:
+            print(f"{time.monotonic():.3f} {error}", file=sys.stderr, flush=True)
+            await asyncio.sleep(_RETRY)
+    return None
+
+
 async def run(options: argparse.Namespace) -> None:
     """Publish until told to stop; then everything is confirmed."""
     chooser = random.Random()
     messages = Messages(options)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    if options.source:
-        opened: Publisher | SourcePublisher = SourcePublisher(options.amqp, options.source)
-    else:
-        opened = Publisher(options.amqp, group=options.group, timeout=_PATIENCE)
-    async with opened as publisher, asyncio.TaskGroup() as tasks:
+    async with AsyncExitStack() as stack:
+        publisher = await opened(options, stack, stopping)
+        if publisher is None:
+            return
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
         due = time.monotonic()
         while not stopping.is_set():
             count = chooser.randint(1, _LARGEST_BATCH) if chooser.random() < _BATCHES else 1

@@ -70,6 +70,6 @@ class SourcePublisher:
             if self._connection is not None:
                 await asyncio.wait([asyncio.ensure_future(self._connection.close())], timeout=1.0)
             self._connection = await asyncio.wait_for(aio_pika.connect(self._url), 10.0)
-            channel = await self._connection.channel(publisher_confirms=True)
+            channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
             self._exchange = channel.default_exchange
         return self._exchange
