@@ -56,8 +56,9 @@ def worker(
 ) -> None:
     """Run a consumer until SIGTERM or Ctrl-C; handlers under way are finished.
 
-    With several processes, one that is killed is started again, and one that ends by itself ends them all. A
-    name that the consumer has becomes NAME-0, NAME-1 and so on, the same ones with every start.
+    With several processes, one that is killed is started again, and one that
+    ends by itself ends them all. A name that the consumer has becomes NAME-0,
+    NAME-1 and so on, the same ones with every start.
 
     The log goes to standard error, unless the module has set up logging itself.
     """
