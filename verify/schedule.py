@@ -15,6 +15,7 @@ class Schedule:
 
     Attributes:
         done: how many there were of each kind.
+        told: what happened, and when.
         disturbed: when there was one that may make messages come again, and to whom: a process's name, or
             None where it is everybody's.
     """
@@ -26,6 +27,7 @@ class Schedule:
         self._busy: set[object] = set()
         self._actions: list[tuple[Callable[[], bool], int]] = []
         self.done: dict[str, int] = {}
+        self.told: list[tuple[float, str]] = []
         self.disturbed: list[tuple[float, str | None]] = []
 
     def tick(self) -> None:
@@ -69,6 +71,7 @@ class Schedule:
 
     def _tell(self, text: str) -> bool:
         self._stage.log(text)
+        self.told.append((time.monotonic(), text))
         return True
 
     def _disturbs(self, whom: str | None = None) -> None:

@@ -6,12 +6,18 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from verify.course import Outcome, Plan, disturb
 from verify.pull.faults import PullFaults
 from verify.pull.group import PullGroup, Setting
 from verify.pull.promises import PullVerdict, check_pull
 from verify.servers import failed_servers
+
+_LONG: Final = 15.0
+"""Seconds of a wait that wants to be explained."""
+_EARLIER: Final = 5.0
+"""Seconds before it in which its cause may lie."""
 
 
 def run(plan: Plan, options: argparse.Namespace, folder: Path, log: Callable[[str], None]) -> Outcome:
@@ -31,7 +37,7 @@ def run(plan: Plan, options: argparse.Namespace, folder: Path, log: Callable[[st
         dead = group.dead_letters()
     verdict = check_pull(group.published, works, faults.disturbed, given_up, dead, routed=setting.routed)
     _save_histories(verdict, group, folder)
-    about = _about(setting, verdict)
+    about = [*_about(setting, verdict), *_long_waits(verdict, faults.told)]
     return Outcome(plan, verdict, faults.done, time.monotonic() - began, ending, failed, about)
 
 
@@ -54,6 +60,19 @@ def _about(setting: Setting, verdict: PullVerdict) -> list[str]:
         f" (writes refused by their token: {verdict.refused})",
         "longest waits of a message for its handler: " + ", ".join(str(wait) for wait in verdict.longest),
     ]
+
+
+def _long_waits(verdict: PullVerdict, told: list[tuple[float, str]]) -> list[str]:
+    """What happened in each: several faults, one after the other, add up."""
+    lines = []
+    for wait in verdict.longest:
+        if wait.seconds >= _LONG:
+            until = wait.since + wait.seconds
+            lines.append(f"in the {wait.seconds:.1f} s from {wait.since:.1f}:")
+            lines += [
+                f"    {at:.1f} {text.strip()}" for at, text in told if wait.since - _EARLIER <= at <= until
+            ]
+    return lines
 
 
 def _save_histories(verdict: PullVerdict, group: PullGroup, folder: Path) -> None:
