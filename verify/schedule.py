@@ -82,12 +82,16 @@ class Schedule:
     def _quiet_broker(self) -> bool:
         return self._stage.broker_up and self._stage.node not in self._busy
 
+    def _start_broker(self) -> None:
+        self._stage.start_broker()
+        self._tell("the broker is up again")
+
     def kill_broker(self) -> bool:
         if not self._quiet_broker():
             return False
         self._disturbs()
         self._stage.kill_broker()
-        self._later(0.0, 5.0, self._stage.start_broker, self._stage.node)
+        self._later(0.0, 5.0, self._start_broker, self._stage.node)
         return self._tell("the broker is killed, and started again")
 
     def restart_broker(self) -> bool:
@@ -96,7 +100,7 @@ class Schedule:
         self._disturbs()
         self._stage.node.stop()
         self._stage.broker_up = False
-        self._later(0.0, 5.0, self._stage.start_broker, self._stage.node)
+        self._later(0.0, 5.0, self._start_broker, self._stage.node)
         return self._tell("the broker is restarted in order")
 
     def memory_alarm(self) -> bool:

@@ -159,4 +159,3 @@ class Stage:
     def start_broker(self) -> None:
         self.node.start()
         self.broker_up = True
-        self.log("the broker is up again")
