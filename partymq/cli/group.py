@@ -185,7 +185,7 @@ async def _describe(connection: "Connection", group: str) -> dict[str, Any]:
 
 
 async def _delete(connection: "Connection", group: str, force: bool) -> int:
-    from partymq.coordinator.pull_topology import delete
+    from partymq.coordinator.pull_removal import delete
 
     return await delete(connection, group, await _layout(connection, group), if_unused=not force)
 

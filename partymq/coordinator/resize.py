@@ -11,7 +11,8 @@ from time import monotonic
 from typing import Any, Final
 
 from partymq.amqp.connection import Connection
-from partymq.coordinator.pull_topology import locked, read_layout, remove_before, unbind
+from partymq.coordinator.pull_removal import remove_before
+from partymq.coordinator.pull_topology import locked, read_layout, unbind
 from partymq.errors import ChannelClosed, ConfigError
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator

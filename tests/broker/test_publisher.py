@@ -12,10 +12,10 @@ from partymq.amqp.content import Message, Span, decode
 from partymq.amqp.url import BrokerUrl
 from partymq.client.publisher import Outgoing, Publisher
 from partymq.client.sync import SyncPublisher
+from partymq.coordinator.pull_removal import delete
 from partymq.coordinator.pull_topology import (
     agree,
     declare,
-    delete,
     locked,
     read_layout,
     unbind,

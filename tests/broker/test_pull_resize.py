@@ -10,12 +10,12 @@ from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.client.deadletters import count
 from partymq.client.parking import ask_for_release
+from partymq.coordinator.pull_removal import remove_before
 from partymq.coordinator.pull_topology import (
     agree,
     declare,
     locked,
     read_layout,
-    remove_before,
     resize,
     unbind,
     write_layout,

@@ -1,0 +1,177 @@
+"""What is taken away of a pull group: a layout that has been left, or all of it."""
+
+from typing import Final
+
+from partymq.amqp.connection import Connection
+from partymq.amqp.content import Message, decode
+from partymq.amqp.topology import QueueInfo
+from partymq.coordinator.pull_topology import locked, write_layout
+from partymq.errors import ChannelClosed, ConfigError
+from partymq.group.layout import GroupLayout
+from partymq.group.names import (
+    MOST_PARTITIONS,
+    coordinator_queue,
+    dead_letter_queue,
+    hash_exchange,
+    looked_through,
+    own_exchange,
+    parked_queue,
+    release_queue,
+    ring_exchange,
+    router_lock,
+    second_hash_exchange,
+    settings_queue,
+    state_queue,
+    write_exchange,
+)
+from partymq.log import get_logger
+
+_NOT_FOUND: Final = 404
+_LOCKED: Final = 405
+_MOST_LATE: Final = 65_535
+
+_log = get_logger(__name__)
+
+
+async def remove_before(connection: Connection, group: str, layout: GroupLayout) -> None:
+    """Removes the queues of the layout before, all empty, and says so in the settings. Call it `locked`.
+
+    What came there after all, from a publisher that the broker had held up, becomes a dead letter. Raises
+    BrokerError.
+    """
+    before = layout.before()
+    if before is None:
+        return
+    channel = await connection.open_channel()
+    try:
+        for partition in range(before.partitions):
+            queue = before.queue(group, partition)
+            await _bury_late(connection, group, queue, partition)
+            await channel.delete_queue(queue)
+        await channel.delete_exchange(ring_exchange(group, before.layout))
+    finally:
+        await channel.close()
+    await write_layout(connection, group, layout.settled())
+
+
+async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_unused: bool = True) -> int:
+    """Deletes a group with all its messages; answers how many there were (of partitions, dead and parked).
+
+    Raises ConfigError where `if_unused` and a partition has a consumer, a router fills the group, or somebody
+    coordinates it; then the group is as it was; BrokerError.
+    """
+    async with locked(connection, group):
+        channel = await connection.open_channel()
+        partitions = [
+            one.queue(group, partition)
+            for one in (layout, layout.before())
+            if one is not None
+            for partition in range(one.partitions)
+        ]
+        count = 0
+        try:
+            if if_unused:
+                if await _is_locked(connection, router_lock(group)):
+                    raise ConfigError(f"group {group}: `partymq serve` fills it: stop that first")
+                for queue in partitions:
+                    if (await _consumers(connection, queue)) > 0:
+                        raise ConfigError(
+                            f"group {group}: {queue} has a consumer: stop the group's members first"
+                        )
+                if (await _consumers(connection, state_queue(group))) > 0:
+                    raise ConfigError(f"group {group}: `partymq serve` coordinates it: stop that first")
+            await channel.delete_queue(settings_queue(group))
+            for queue in (*partitions, dead_letter_queue(group), parked_queue(group)):
+                count += await channel.delete_queue(queue)
+            for queue in (state_queue(group), coordinator_queue(group), release_queue(group)):
+                await channel.delete_queue(queue)
+            for queue in (parked_queue(group), release_queue(group)):
+                await channel.delete_queue(looked_through(queue))
+            half = layout.resized(MOST_PARTITIONS)  # of a resize that came to its end before it was written
+            for partition in range(half.partitions):
+                if not await _exists(connection, half.queue(group, partition)):
+                    break
+                await channel.delete_queue(half.queue(group, partition))
+            rings = [ring_exchange(group, layout.layout + step) for step in (-1, 0, 1)]
+            entries = (hash_exchange(group), second_hash_exchange(group))
+            for exchange in (write_exchange(group), *entries, *rings, own_exchange(group)):
+                await channel.delete_exchange(exchange)
+        finally:
+            await channel.close()
+    return count
+
+
+# Inside -----------------------------------------------------------------------------------------------
+
+
+async def _bury_late(connection: Connection, group: str, queue: str, partition: int) -> None:
+    """Messages of a queue that is to be deleted become dead letters, with the reason."""
+    channel = await connection.open_channel()
+    late: list[Message] = []
+    try:
+        if not (await channel.declare_queue(queue, passive=True)).messages:
+            return
+        await channel.qos(_MOST_LATE)
+        await channel.consume(queue, lambda buf, spans: late.extend(decode(buf, span) for span in spans))
+        # What the broker sends it sends before it says that nothing is left to be sent.
+        while (await channel.declare_queue(queue, passive=True)).messages:
+            if len(late) >= _MOST_LATE:
+                break
+        burying = await connection.open_channel()
+        await burying.select_confirms()
+        for message in late:
+            properties = message.properties
+            properties.user_id = None  # not ours
+            properties.headers = (properties.headers or {}) | {
+                "x-partymq-reason": "came to a partition that had been left, in a resize",
+                "x-partymq-group": group,
+                "x-partymq-exchange": message.exchange,
+                "x-partymq-routing-key": message.routing_key,
+                "x-partymq-partition": str(partition),
+            }
+            target = dead_letter_queue(group)
+            await burying.publish(own_exchange(group), target, message.body, properties, mandatory=True)
+            channel.ack(message.tag)
+        _log.error(
+            "messages came too late to a partition; they are dead letters", queue=queue, count=len(late)
+        )
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+    finally:
+        await channel.close()
+
+
+async def _is_locked(connection: Connection, lock: str) -> bool:
+    """Whether another connection holds a lock."""
+    channel = await connection.open_channel()
+    try:
+        await channel.declare_queue(lock, passive=True)
+    except ChannelClosed as error:
+        if error.code not in (_NOT_FOUND, _LOCKED):
+            raise
+        return error.code == _LOCKED
+    finally:
+        await channel.close()
+    return False
+
+
+async def _consumers(connection: Connection, queue: str) -> int:
+    found = await _look_at(connection, queue)
+    return found.consumers if found is not None else 0
+
+
+async def _exists(connection: Connection, queue: str) -> bool:
+    return await _look_at(connection, queue) is not None
+
+
+async def _look_at(connection: Connection, queue: str) -> QueueInfo | None:
+    channel = await connection.open_channel()
+    try:
+        return await channel.declare_queue(queue, passive=True)
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+        return None
+    finally:
+        await channel.close()
