@@ -407,7 +407,11 @@ class Coordinator:
             if partitions[number].owner in eligible:
                 plan[number] = partitions[number].owner
         for some in (range(retiring), range(retiring, len(partitions))):
-            free = [number for number in some if plan[number] is None and not partitions[number].retired]
+            # What has moved last moves first, so that not always the same ones do.
+            free = sorted(
+                (number for number in some if plan[number] is None and not partitions[number].retired),
+                key=lambda number: partitions[number].fencing_token,
+            )
             shared = assign(len(free), [partitions[number].owner for number in free], eligible)
             for number, owner in zip(free, shared, strict=True):
                 plan[number] = owner

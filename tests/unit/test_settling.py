@@ -23,7 +23,7 @@ class Group:
         self.state = GroupState.new(PARTITIONS)
         self.coordinator = Coordinator(self.state, Timing(settle=settle))
         self.now = 10.0
-        self.moves = 0
+        self.moved = [0] * PARTITIONS
         self.first_at: float | None = None
         self._owners: list[str | None] = [None] * PARTITIONS
         self._see(self.coordinator.start(self.now, self.now))
@@ -48,6 +48,10 @@ class Group:
         self.wait(2.0)
 
     @property
+    def moves(self) -> int:
+        return sum(self.moved)
+
+    @property
     def shares(self) -> list[int]:
         return sorted(len(self.state.owned_by(name)) for name in self.state.members)
 
@@ -57,7 +61,7 @@ class Group:
     def _see(self, effects: list[ev.Effect]) -> None:
         for number, partition in enumerate(self.state.partitions):
             before, self._owners[number] = self._owners[number], partition.owner
-            self.moves += before is not None and before != partition.owner
+            self.moved[number] += before is not None and before != partition.owner
         if self.first_at is None and any(self._owners):
             self.first_at = self.now
         for effect in effects:
@@ -124,6 +128,30 @@ def test_what_somebody_leaves_does_not_wait() -> None:
     group.leave("b")
     assert None not in {partition.owner for partition in group.state.partitions}
     assert group.state.owned_by("b") == []
+
+
+def test_in_a_rolling_deploy_the_new_member_gets_what_an_old_one_left() -> None:
+    """New names each time: nobody can know that the next one comes. So what an old one had is kept by others
+    meanwhile; all the rest stays where it is."""
+    group = Group()
+    group.join_all("abcdefgh", 0.0)
+    for name in "abcdefgh":
+        group.leave(name)
+        group.wait(2.0)
+        group.join(f"new-{name}")
+        group.wait(2.0)
+    assert group.moved == [2] * PARTITIONS
+
+
+def test_an_old_member_that_leaves_when_the_new_one_has_just_joined_hands_over_to_it_directly() -> None:
+    group = Group()
+    group.join_all("abcdefgh", 0.0)
+    for name in "abcdefgh":
+        group.join(f"new-{name}")
+        group.wait(SETTLE / 2)
+        group.leave(name)
+        group.wait(2.0)
+    assert group.moved == [1] * PARTITIONS
 
 
 def test_when_it_is_over_it_begins_anew() -> None:
