@@ -1,5 +1,6 @@
 """What a user is told about partitions that come and go: by hooks, and in the log."""
 
+import asyncio
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,8 +56,15 @@ class Hooks:
 
 async def _call(hook: Hook, partitions: Sequence[int]) -> None:
     result = hook(sorted(partitions))
-    if inspect.isawaitable(result):
+    if not inspect.isawaitable(result):
+        return
+    try:
         await result
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise RuntimeError("a hook was cancelled by something that it waited for") from error
 
 
 async def _call_safely(name: str, hook: Hook | None, partitions: Sequence[int]) -> None:
