@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from partymq.amqp.connection import Connection
     from partymq.amqp.topology import QueueInfo
 
-app = typer.Typer(no_args_is_help=True, help="Create, describe and delete pull groups.")
+app = typer.Typer(no_args_is_help=True, help="Create, describe, resize and delete pull groups.")
 
 
 @app.command()
