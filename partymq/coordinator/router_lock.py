@@ -29,6 +29,8 @@ _SETTLE: Final = 0.1
 """Seconds in which what a dead holder had sent before it died arrives in its queues."""
 _LEFT_WITHIN: Final = 15.0
 """Seconds in which a session has ended, also one whose confirms don't come."""
+_ASK: Final = 1.0
+"""Seconds between two questions."""
 _LOCKED: Final = 405
 
 _log = get_logger(__name__)
@@ -126,8 +128,12 @@ async def leave(connection: Connection, group: str, layout: int) -> None:
         await channel.select_confirms()
         asked = Basic.Properties(reply_to=answer, expiration=str(int(_LEFT_WITHIN * 1000)))
         async with asyncio.timeout(_LEFT_WITHIN):
-            await channel.publish("", router_lock(group), b"%d" % layout, asked, mandatory=True)
-            await answered.wait()
+            # Again and again, as the one that was asked may die.
+            while not answered.is_set():
+                await channel.publish("", router_lock(group), b"%d" % layout, asked, mandatory=True)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_ASK):
+                        await answered.wait()
     except Unroutable:
         pass
     except (TimeoutError, CallTimeout):

@@ -25,6 +25,7 @@ from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout, key_rule
 from partymq.group.names import dead_letter_queue, write_exchange
 from partymq.group.partitioner import partition_of
+from tests.broker.tcp_proxy import TcpProxy
 from tests.broker.test_pull_group import KEYS, Seen, Start, start
 from tests.conftest import Vhost
 
@@ -61,6 +62,11 @@ class World:
         task = self.running.pop(ingress)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+    async def resized(self) -> None:
+        """Nothing is left of the layout before."""
+        while (found := await read_layout(self.connection, "g")) is None or found.previous:
+            await asyncio.sleep(0.1)
 
     async def publish(self, rounds: int, pause: float = 0.0) -> int:
         """To the source, in order, until it is enough; how often to each key."""
@@ -116,13 +122,10 @@ async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
-async def test_a_resize_and_a_planned_end_repeat_lose_and_swap_nothing(
-    world: World, start: Start, queue_type: str
-) -> None:
+async def test_a_resize_and_a_planned_end_repeat_lose_and_swap_nothing(world: World, start: Start) -> None:
     """One routes and another stands by; after the resize the first one ends, and the other one goes on."""
     seen = Seen()
-    await world.create(queue_type, partitions=4)
+    await world.create("quorum", partitions=4)
     for _ in range(2):
         start(Consumer(world.vhost.amqp_url, group="g"), seen.handle)
     world.ingress()
@@ -136,8 +139,7 @@ async def test_a_resize_and_a_planned_end_repeat_lose_and_swap_nothing(
             await asyncio.sleep(0.01)
         assert not any(one.statistics.returns for one in world.running), "what comes back may be repeated"
         await world.stop(routing[0])
-        while (found := await read_layout(world.connection, "g")) is None or found.previous:
-            await asyncio.sleep(0.1)
+        await world.resized()
         world.enough.set()
         rounds = await publishing
         while seen.count < rounds * KEYS:
@@ -150,6 +152,41 @@ async def test_a_resize_and_a_planned_end_repeat_lose_and_swap_nothing(
     assert await count(world.connection, dead_letter_queue("g")) == 0
 
 
+async def test_connections_lost_in_a_resize_repeat_but_lose_and_swap_nothing(
+    world: World, start: Start, tcp_proxy: TcpProxy
+) -> None:
+    """Those of two routers, so that now one routes and now the other."""
+    seen = Seen()
+    await world.create("classic", partitions=4)
+    start(Consumer(world.vhost.amqp_url, group="g"), seen.handle)
+    for _ in range(2):
+        world.ingress(tcp_proxy.url(world.vhost.amqp_url))
+    publishing = asyncio.create_task(world.publish(1_000, 0.02))
+    async with asyncio.timeout(90):
+        while seen.count < 3 * KEYS:
+            await asyncio.sleep(0.01)
+        resizing = asyncio.create_task(resize(world.connection, "g", 6))
+        for number in range(6):
+            await asyncio.sleep(0.05 * number)
+            tcp_proxy.cut_one(number)
+        await resizing
+        await world.resized()
+        world.enough.set()
+        rounds = await publishing
+        while any(not numbers or numbers[-1] < rounds - 1 for numbers in seen.numbers.values()):
+            await asyncio.sleep(0.01)
+    assert_only_repeats(seen, rounds)
+    assert await count(world.connection, dead_letter_queue("g")) == 0
+
+
+def assert_only_repeats(seen: Seen, rounds: int) -> None:
+    """All is there; again from an earlier one on, perhaps, but never past one that was not handled yet."""
+    assert len(seen.numbers) == KEYS
+    for numbers in seen.numbers.values():
+        assert all(after <= before + 1 for before, after in pairwise(numbers)), numbers
+        assert sorted(set(numbers)) == list(range(rounds))
+
+
 def is_routing(ingress: Ingress, layout: GroupLayout) -> bool:
     router = ingress.describe()["router"]
     return router["session"] > 0 and router["layout"] == layout.layout
@@ -159,33 +196,35 @@ def is_routing(ingress: Ingress, layout: GroupLayout) -> bool:
 async def test_a_router_that_dies_or_hangs_is_followed_by_the_one_that_stands_by(
     world: World, start: Start, how: signal.Signals
 ) -> None:
-    """The one that hung wakes up later, and does no harm."""
+    """The one that hung is to leave its layout, and does not. It wakes up later, and does no harm."""
     seen = Seen()
-    rounds = 60
     await world.create("quorum")
     start(Consumer(world.vhost.amqp_url, group="g"), seen.handle)
     url = world.vhost.amqp_url + "?heartbeat=1"
     child = await asyncio.create_subprocess_exec(sys.executable, str(CHILD), url)
     try:
-        publishing = asyncio.create_task(world.publish(rounds, 0.02))
+        publishing = asyncio.create_task(world.publish(1_000, 0.02))
         await until(lambda: seen.count > 3 * KEYS)
         second = world.ingress()
         await until(lambda: second.unready() is None)
         assert not second.describe()["router"]["routes"]
         child.send_signal(how)
-        await until(lambda: second.describe()["router"]["session"] == 1)
+        if how == signal.SIGSTOP:
+            await resize(world.connection, "g", 6)
+        await until(lambda: second.describe()["router"]["session"] > 0)
         if how == signal.SIGSTOP:
             child.send_signal(signal.SIGCONT)
-        await publishing
-        await until(lambda: all(len(seen.numbers[f"k{key}"]) >= rounds for key in range(KEYS)))
+            await world.resized()
+        world.enough.set()
+        rounds = await publishing
+        await until(lambda: all(numbers and numbers[-1] == rounds - 1 for numbers in seen.numbers.values()))
         await asyncio.sleep(0.2)
     finally:
         with contextlib.suppress(ProcessLookupError):
             child.kill()
         await child.wait()
-    for numbers in seen.numbers.values():
-        assert all(after <= before + 1 for before, after in pairwise(numbers)), numbers
-        assert sorted(set(numbers)) == list(range(rounds))
+    assert_only_repeats(seen, rounds)
+    assert await count(world.connection, dead_letter_queue("g")) == 0
 
 
 @pytest.mark.parametrize("key", ["header:partitionKey", "body:key", "property:message_id", "routing_key"])
@@ -307,6 +346,26 @@ async def test_what_somebody_deletes_is_told_and_declared_again_and_nothing_is_l
     await until(lambda: "is gone" in (ingress.unready() or ""))
     await publishing
     assert {message.body for _, message in await world.all_of_it(layout, 5 * KEYS)}
+
+
+async def test_a_partition_that_refuses_messages_is_told_and_waited_for(world: World) -> None:
+    """It is limited by a policy, and nobody takes anything out of it."""
+    layout = await world.create(partitions=2)
+    policies = f"policies/{world.vhost.name}/full"
+    limit = {"max-length": 10, "overflow": "reject-publish"}
+    policy = {"pattern": "partition-", "definition": limit, "apply-to": "queues"}
+    world.vhost.api("PUT", policies, policy)
+    ingress = world.ingress()
+    await world.publish(3)
+    await until(lambda: "its queue refused a message" in (ingress.unready() or ""))
+    sessions = ingress.statistics.sessions
+    await asyncio.sleep(0.5)
+    assert ingress.statistics.sessions < sessions + 6
+    world.vhost.api("DELETE", policies)
+    found = await world.all_of_it(layout, 3 * KEYS)
+    for key in range(KEYS):
+        bodies = [message.body for _, message in found if b'"k%d"' % key in message.body]
+        assert list(dict.fromkeys(bodies)) == [b'{"key": "k%d", "number": %d}' % (key, n) for n in range(3)]
 
 
 async def test_a_group_that_is_deleted_or_another_one_is_told(world: World) -> None:

@@ -103,6 +103,19 @@ def test_messages_go_to_the_owners_of_their_partitions() -> None:
     assert bench.core.outlet.counts == [2, 1, 1, 1]
 
 
+def test_lanes_may_be_partitions_with_routing_keys_of_their_own() -> None:
+    bench = Bench(routing_key=lambda name: f"to-{name}", lane="partition")
+    bench.core.traffic.assign({number: str(number) for number in range(PARTITIONS)}, False, 0.0)
+    bench.keyed(B2, A, B)
+    assert [key for _, key, _, _ in bench.published()] == ["to-3", "to-0", "to-1"]
+    bench.core.returned(bench.stream, "to-0", "312 NO_ROUTE")
+    assert bench.core.fault == "partition '0': its queue is missing or not bound to the exchange"
+    # What went to others is acked at the end, what went to this one goes back.
+    bench.core.confirms(bench.stream, [(3, True, True)], 0.0)
+    acks = [method.delivery_tag for _, method, _ in frames(bench.stream.ledger.last_acks(), CHANNEL)]
+    assert acks == [1, 3]
+
+
 def test_properties_and_body_stay_as_they_are() -> None:
     bench = Bench()
     properties = Basic.Properties(
