@@ -1,9 +1,8 @@
 """Being a member of a pull group: how a consumer comes to own partitions, and gives them up.
 
 A member joins with `bind` and `ready`, which name its control queue; from then on the coordinator tells it
-there what to consume, and it does so: `Duties` says what is next, and each step is a task of its own, so that
-a handler that takes long holds back its partition alone. When the connection is lost, everything is, and the
-member joins again on a new one.
+there what to consume, and it does so: see `Session`. When the connection is lost, everything is, and it joins
+again on a new one.
 
 With `coordinator="embedded"` it stands by to coordinate the group besides, on a connection of its own.
 
@@ -14,22 +13,21 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Final, Literal
 from uuid import uuid4
 
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
-from partymq.client.ownership import Gain, Owned, Owner
+from partymq.client.ownership import Owner
+from partymq.client.session import Session, first_error
 from partymq.client.silence import Silence
 from partymq.coordinator.candidate import Candidate, heartbeat_for
 from partymq.coordinator.commands import CommandClient
-from partymq.coordinator.hash_ingress import places
 from partymq.coordinator.pull import PullSettings
-from partymq.coordinator.pull_topology import agree, finder, read_layout
+from partymq.coordinator.pull_topology import agree, read_layout
 from partymq.coordinator.reconnect import Backoff
 from partymq.errors import (
     BrokerError,
@@ -41,20 +39,8 @@ from partymq.errors import (
     NoCoordinator,
     UnknownMember,
 )
-from partymq.group.duties import Duties, GiveUp, Take
 from partymq.group.layout import GroupLayout
-from partymq.group.names import layout_and_number
-from partymq.group.wire import (
-    Assignment,
-    Bind,
-    Heartbeat,
-    MemberCall,
-    Ready,
-    Released,
-    Standing,
-    Status,
-    Unbind,
-)
+from partymq.group.wire import Assignment, Bind, Heartbeat, MemberCall, Ready, Released, Status, Unbind
 from partymq.log import get_logger
 
 _CALL: Final = 2.0
@@ -110,21 +96,6 @@ class MembershipSettings:
             raise ConfigError(f"name = {self.name!r}: allowed are 1 to {_LONGEST_NAME} characters")
 
 
-@dataclass(slots=True)
-class _Session:
-    """A member on one connection."""
-
-    connection: Connection
-    layout: GroupLayout
-    commands: CommandClient
-    duties: Duties = field(default_factory=Duties)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    told: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set with the first assignment that takes it for a member."""
-    heard: float = field(default_factory=monotonic)
-    """When the coordinator said something last."""
-
-
 class Membership:
     """An `Ownership`: membership of a pull group. It can be run again after it has ended.
 
@@ -154,7 +125,7 @@ class Membership:
         self._wish = wish or {}
         self.name = self._settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._leaving = asyncio.Event()
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._candidate: Candidate | None = None
 
     def __repr__(self) -> str:
@@ -203,7 +174,7 @@ class Membership:
                 for task in candidacy:
                     task.cancel()
         except BaseExceptionGroup as errors:
-            raise _first(errors) from None
+            raise first_error(errors) from None
 
     async def _stand(self, layout: GroupLayout) -> None:
         settings = PullSettings(
@@ -275,7 +246,7 @@ class Membership:
             working.result()
             self._session = session
             beating = asyncio.create_task(self._beat(session, owner))
-            working = asyncio.create_task(self._work(session, owner))
+            working = asyncio.create_task(session.work(owner))
             await asyncio.wait({working, leaving, gone}, return_when=asyncio.FIRST_COMPLETED)
             if leaving.done() and not gone.done() and not working.done():
                 await self._leave(session, working, gone)
@@ -318,19 +289,15 @@ class Membership:
         if gone.done():
             raise gone.result()
 
-    def _new_session(self, connection: Connection, voice: Connection, layout: GroupLayout) -> _Session:
+    def _new_session(self, connection: Connection, voice: Connection, layout: GroupLayout) -> Session:
         def told(assignment: Assignment) -> None:
-            session.heard = monotonic()
-            if session.duties.take(assignment):
-                session.news.set()
-                if assignment.standing is Standing.MEMBER:
-                    session.told.set()
+            session.hear(assignment)
 
         commands = CommandClient(connection, self._group, timeout=_CALL, on_assignment=told, speak_on=voice)
-        session = _Session(connection, layout, commands)
+        session = Session(self.name, self._group, connection, layout, commands)
         return session
 
-    async def _join(self, session: _Session, owner: Owner) -> None:
+    async def _join(self, session: Session, owner: Owner) -> None:
         """Become a member, however long nobody coordinates."""
         told = asyncio.create_task(session.told.wait())
         silence = Silence(self._group, self._settings.coordinator, _PATIENCE)
@@ -355,7 +322,7 @@ class Membership:
         finally:
             told.cancel()
 
-    async def _get_ready(self, session: _Session, told: "asyncio.Task[bool]") -> None:
+    async def _get_ready(self, session: Session, told: "asyncio.Task[bool]") -> None:
         """Say that it is ready, until that is answered, or the first assignment says so: a coordinator that
         dies when it has saved that we are ready leaves the answer to the next one."""
         settings, control = self._settings, session.commands.control
@@ -370,14 +337,14 @@ class Membership:
         finally:
             asking.cancel()
 
-    async def _call(self, session: _Session, call: MemberCall, *allowed: Status) -> None:
+    async def _call(self, session: Session, call: MemberCall, *allowed: Status) -> None:
         reply = await session.commands.call(uuid4().hex, call)
         if reply.status is Status.GROUP_FULL:
             raise GroupFull(f"group {self._group} has no room for {self.name}")
         if reply.status is not Status.OK and reply.status not in allowed:
             raise UnknownMember(f"group {self._group}: {type(call).__name__.lower()}: {reply.status.value}")
 
-    async def _beat(self, session: _Session, owner: Owner) -> None:
+    async def _beat(self, session: Session, owner: Owner) -> None:
         """Heartbeats, and at once what has become idle of partitions that are to end."""
         interval = self._settings.session_timeout / _BEATS
         due, told = 0.0, tuple[int, ...]()
@@ -396,97 +363,8 @@ class Membership:
                 session.commands.tell(Heartbeat(self.name, duties.epoch, duties.generation, control, idle))
             await asyncio.sleep(min(interval, _IDLE_LOOK))
 
-    async def _work(self, session: _Session, owner: Owner) -> None:
-        """Do what the assignments ask for; returns when it is leaving and owns nothing."""
-        duties = session.duties
-        try:
-            async with asyncio.TaskGroup() as steps:
-                while not (duties.leaving and duties.nothing_left):
-                    session.news.clear()
-                    self._check_standing(duties)
-                    while (step := duties.next()) is not None:
-                        duties.begun(step)
-                        steps.create_task(self._do(session, owner, step))
-                    self._report(session)
-                    await session.news.wait()
-        except BaseExceptionGroup as errors:
-            raise _first(errors) from None
-        self._report(session)
-
-    async def _do(self, session: _Session, owner: Owner, step: Take | GiveUp) -> None:
-        # Each once: what has ended may be ours again before the rest has.
-        giving = set(step.partitions)
-
-        def ended(partitions: Collection[int]) -> None:
-            session.duties.gave_up(giving.intersection(partitions))
-            giving.difference_update(partitions)
-            session.news.set()
-
-        match step:
-            case Take(partitions):
-                for gain in await self._gains(session, partitions):
-                    await owner.gained(gain)
-                session.duties.held(partitions)
-                session.news.set()
-            case GiveUp(given):
-                await owner.revoke(given, ended)
-                ended(given)
-
-    def _report(self, session: _Session) -> None:
-        duties, commands = session.duties, session.commands
-        for handover, ended in duties.released():
-            commands.tell(Released(self.name, commands.control, handover, ended, duties.epoch))
-
-    def _check_standing(self, duties: Duties) -> None:
-        if duties.leaving or duties.standing is Standing.MEMBER:
-            return
-        if duties.standing is Standing.REPLACED:
-            raise ConfigError(
-                f"another process has joined group {self._group} as {self.name!r}: every member needs a name"
-                " of its own"
-            )
-        raise UnknownMember(f"group {self._group} does not know {self.name} (any more)")
-
-    async def _gains(self, session: _Session, partitions: dict[int, int]) -> list[Gain]:
-        """What partitions (by id, with their tokens) are; those of each layout by themselves."""
-        by_layout: dict[int, list[Owned]] = {}
-        for identity, token in sorted(partitions.items()):
-            number, partition = layout_and_number(identity)
-            layout = await self._layout(session, number)
-            queue = layout.queue(self._group, partition)
-            by_layout.setdefault(number, []).append(Owned(partition, queue, token, number))
-        gains = []
-        for number, owned in by_layout.items():
-            layout = await self._layout(session, number)
-            resized, hashed = number > 1, layout.ingress == "hash-exchange"
-            asked = partial(places, session.connection, self._group, layout)
-            gains.append(
-                Gain(
-                    session.connection,
-                    owned,
-                    layout.partitions,
-                    finder(layout),
-                    layout.prefetch_of_one,
-                    computed=resized and not hashed,
-                    places=asked if resized and hashed else None,
-                )
-            )
-        return gains
-
-    async def _layout(self, session: _Session, number: int) -> GroupLayout:
-        """The layout of this number; the group's settings are read again where it is not known."""
-        for attempt in range(2):
-            for layout in (session.layout, session.layout.before()):
-                if layout is not None and layout.layout == number:
-                    return layout
-            found = None if attempt else await read_layout(session.connection, self._group)
-            session.layout = found or session.layout
-        raise UnknownMember(
-            f"group {self._group}: the settings in the broker know nothing of layout {number}"
-        )
-
     async def _leave(
-        self, session: _Session, working: "asyncio.Task[None]", gone: "asyncio.Task[BrokerError]"
+        self, session: Session, working: "asyncio.Task[None]", gone: "asyncio.Task[BrokerError]"
     ) -> None:
         """Give everything up, and tell the group; for good, or until this name comes back."""
         comes_back = self._settings.rejoin_grace > 0 and self._settings.name is not None
@@ -509,16 +387,8 @@ class Membership:
             if telling is not None:
                 telling.cancel()
 
-    async def _say(self, session: _Session, call: MemberCall) -> None:
+    async def _say(self, session: Session, call: MemberCall) -> None:
         try:
             await self._call(session, call, Status.ALREADY_PENDING)
         except (BrokerError, GroupError) as error:
             _log.info("nobody was told that this member leaves", group=self._group, reason=str(error))
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first of several errors, which usually have one cause."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

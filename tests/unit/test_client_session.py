@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from partymq.client.membership import Membership, _Session
 from partymq.client.ownership import Ended, Gain
+from partymq.client.session import Session
 from partymq.errors import BrokerError, UnknownMember
 from partymq.group.layout import GroupLayout
 from partymq.group.wire import Assignment, Released, Standing
@@ -65,12 +65,11 @@ class Member:
         self.commands = Commands()
         nothing: Any = None
         commands: Any = self.commands
-        self.session = _Session(nothing, GroupLayout(8), commands)
-        self.working = asyncio.create_task(Membership("amqp://nowhere", "g")._work(self.session, self.owner))
+        self.session = Session("a", "g", nothing, GroupLayout(8), commands)
+        self.working = asyncio.create_task(self.session.work(self.owner))
 
     def told(self, partitions: dict[int, int], revoke: dict[int, list[int]], **more: Any) -> None:
-        self.session.duties.take(Assignment(1, 1, partitions=partitions, revoke=revoke, **more))
-        self.session.news.set()
+        self.session.hear(Assignment(1, 1, partitions=partitions, revoke=revoke, **more))
 
     @property
     def released(self) -> list[tuple[int, tuple[int, ...]]]:

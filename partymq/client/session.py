@@ -1,0 +1,149 @@
+"""A member of a pull group on one connection: what it is told, and what it does about it.
+
+`Duties` says what is next. Each step is a task of its own, so that a handler that takes long holds back its
+partition alone.
+"""
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
+
+from partymq.amqp.connection import Connection
+from partymq.client.ownership import Gain, Owned, Owner
+from partymq.coordinator.commands import CommandClient
+from partymq.coordinator.hash_ingress import places
+from partymq.coordinator.pull_topology import finder, read_layout
+from partymq.errors import ConfigError, UnknownMember
+from partymq.group.duties import Duties, GiveUp, Take
+from partymq.group.layout import GroupLayout
+from partymq.group.names import layout_and_number
+from partymq.group.wire import Assignment, Released, Standing
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """Attributes:
+    name, group: the member's, and its group's.
+    connection: that it consumes on.
+    layout: the newest that it knows.
+    commands: the way to the coordinator.
+    news: set when there may be something to do.
+    told: set with the first assignment that takes it for a member.
+    heard: when the coordinator said something last; monotonic seconds.
+    """
+
+    name: str
+    group: str
+    connection: Connection
+    layout: GroupLayout
+    commands: CommandClient
+    duties: Duties = field(default_factory=Duties)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+    heard: float = field(default_factory=monotonic)
+
+    def hear(self, assignment: Assignment) -> None:
+        """Take note of an assignment."""
+        self.heard = monotonic()
+        if self.duties.take(assignment):
+            self.news.set()
+            if assignment.standing is Standing.MEMBER:
+                self.told.set()
+
+    async def work(self, owner: Owner) -> None:
+        """Do what the assignments ask for; returns when it is leaving and owns nothing."""
+        duties = self.duties
+        try:
+            async with asyncio.TaskGroup() as steps:
+                while not (duties.leaving and duties.nothing_left):
+                    self.news.clear()
+                    self._check_standing()
+                    while (step := duties.next()) is not None:
+                        duties.begun(step)
+                        steps.create_task(self._do(owner, step))
+                    self._report()
+                    await self.news.wait()
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
+        self._report()
+
+    async def _do(self, owner: Owner, step: Take | GiveUp) -> None:
+        # Each once: what has ended may be ours again before the rest has.
+        giving = set(step.partitions)
+
+        def ended(partitions: Collection[int]) -> None:
+            self.duties.gave_up(giving.intersection(partitions))
+            giving.difference_update(partitions)
+            self.news.set()
+
+        match step:
+            case Take(partitions):
+                for gain in await self._gains(partitions):
+                    await owner.gained(gain)
+                self.duties.held(partitions)
+                self.news.set()
+            case GiveUp(given):
+                await owner.revoke(given, ended)
+                ended(given)
+
+    def _report(self) -> None:
+        duties, commands = self.duties, self.commands
+        for handover, ended in duties.released():
+            commands.tell(Released(self.name, commands.control, handover, ended, duties.epoch))
+
+    def _check_standing(self) -> None:
+        duties = self.duties
+        if duties.leaving or duties.standing is Standing.MEMBER:
+            return
+        if duties.standing is Standing.REPLACED:
+            raise ConfigError(
+                f"another process has joined group {self.group} as {self.name!r}: every member needs a name"
+                " of its own"
+            )
+        raise UnknownMember(f"group {self.group} does not know {self.name} (any more)")
+
+    async def _gains(self, partitions: dict[int, int]) -> list[Gain]:
+        """What partitions (by id, with their tokens) are; those of each layout by themselves."""
+        by_layout: dict[int, list[Owned]] = {}
+        for identity, token in sorted(partitions.items()):
+            number, partition = layout_and_number(identity)
+            layout = await self._layout(number)
+            queue = layout.queue(self.group, partition)
+            by_layout.setdefault(number, []).append(Owned(partition, queue, token, number))
+        gains = []
+        for number, owned in by_layout.items():
+            layout = await self._layout(number)
+            resized, hashed = number > 1, layout.ingress == "hash-exchange"
+            asked = partial(places, self.connection, self.group, layout)
+            gains.append(
+                Gain(
+                    self.connection,
+                    owned,
+                    layout.partitions,
+                    finder(layout),
+                    layout.prefetch_of_one,
+                    computed=resized and not hashed,
+                    places=asked if resized and hashed else None,
+                )
+            )
+        return gains
+
+    async def _layout(self, number: int) -> GroupLayout:
+        """The layout of this number; the group's settings are read again where it is not known."""
+        for attempt in range(2):
+            for layout in (self.layout, self.layout.before()):
+                if layout is not None and layout.layout == number:
+                    return layout
+            found = None if attempt else await read_layout(self.connection, self.group)
+            self.layout = found or self.layout
+        raise UnknownMember(f"group {self.group}: the settings in the broker know nothing of layout {number}")
+
+
+def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of several errors, which usually have one cause."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
