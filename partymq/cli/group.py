@@ -38,7 +38,7 @@ def create(
     wish: dict[str, Any] = {"partitions": partitions, "queue_type": queue_type, "ingress": ingress}
     wish |= {"key": key_rule(key) if key is not None else None, "prefetch": prefetch}
     wish = {name: value for name, value in wish.items() if value is not None}
-    layout = with_connection(url, lambda connection: agree(connection, group, wish))
+    layout = with_connection(url, lambda connection: agree(connection, group, wish, meant=True))
     told = ", ".join(f"{name} {value}" for name, value in layout.describe().items())
     typer.echo(f"group {group}: {told}")
 

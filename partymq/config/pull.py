@@ -99,7 +99,7 @@ class PullGroupSettings(CommonSettings):
         "PARTYMQ_INGRESS",
         Choice(get_args(Ingress)),
         "Who finds the partition of a message: those who publish (`publisher`), the broker's "
-        "consistent-hash exchange (`hash-exchange`), or this process (`router`), which takes messages from "
+        "hashing exchange (`hash-exchange`), or this process (`router`), which takes messages from "
         "the source queue. The settings `source_…` and `key.missing` are only for `router`.",
         derived=_as_it_is(_NEW.ingress),
     )

@@ -16,7 +16,7 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Message
-from partymq.coordinator.hash_ingress import PLUGINS, declare_ring, fill_ring, turn_from
+from partymq.coordinator.hash_ingress import PLUGINS, declare_ring, fill_ring, ring_type, turn_from
 from partymq.coordinator.router_lock import leave
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ConnectionLost
 from partymq.group.key import KeyFinder, make_finder
@@ -54,11 +54,14 @@ _LOCK_WITHIN: Final = 120.0
 _log = get_logger(__name__)
 
 
-async def agree(connection: Connection, group: str, wish: Mapping[str, Any] | None = None) -> GroupLayout:
+async def agree(
+    connection: Connection, group: str, wish: Mapping[str, Any] | None = None, *, meant: bool = False
+) -> GroupLayout:
     """The group's layout; the group is created where it is not there.
 
     Args:
         wish: settings (`partitions`, `queue_type`, `ingress`, `key`) that the group must have.
+        meant: creating it is what is asked for; else it is a warning where nothing is wished.
 
     Raises ConfigError where it has others (both are named), where the broker has not what they need, or where
     something else of the same name is in the way; BrokerError.
@@ -75,7 +78,7 @@ async def agree(connection: Connection, group: str, wish: Mapping[str, Any] | No
             if found is None:
                 await declare(connection, group, wanted)
                 await write_layout(connection, group, wanted)
-                _log.info("group created", group=group, **wanted.describe())
+                _say_created(group, wanted, meant=meant or bool(wish))
                 return wanted
     found.check(group, wish)
     return found
@@ -289,6 +292,20 @@ async def _newest(
         if message is not kept or worn:
             channel.ack(message.tag)
     return newest  # Closing the channel gives the one that is kept back.
+
+
+def _say_created(group: str, layout: GroupLayout, *, meant: bool) -> None:
+    """Who has asked for nothing in particular may have misspelt its name."""
+    if meant:
+        _log.info("group created", group=group, **layout.describe())
+    else:
+        _log.warning("group created as there was none of this name", group=group, **layout.describe())
+    if layout.ingress == "hash-exchange" and ring_type(layout) == "x-consistent-hash":
+        _log.warning(
+            "keys in a header are hashed by an exchange whose queues may change places when the broker starts"
+            " anew: their order is kept until then",
+            group=group,
+        )
 
 
 def _queue_arguments(queue_type: str) -> dict[str, Any]:

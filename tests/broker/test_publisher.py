@@ -126,6 +126,22 @@ async def test_whoever_comes_first_creates_the_group_and_others_are_told_what_di
         await other.close()
 
 
+async def test_a_group_that_nobody_asked_for_is_a_warning(
+    connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "partymq")
+    await agree(connection, "meant", {"queue_type": "classic", "partitions": 1})
+    await agree(connection, "meant too", meant=True)
+    await agree(connection, "odrers")
+    await agree(connection, "odrers")
+    created = [record for record in caplog.records if record.getMessage().startswith("group created")]
+    assert [(record.levelname, record.partymq["group"]) for record in created] == [  # type: ignore[attr-defined]
+        ("INFO", "meant"),
+        ("INFO", "meant too"),
+        ("WARNING", "odrers"),
+    ]
+
+
 @pytest.mark.parametrize("cut", [False, True], ids=["", "while connections break"])
 async def test_order_is_kept_while_the_group_is_resized(
     vhost: Vhost, connection: Connection, tcp_proxy: TcpProxy, cut: bool
