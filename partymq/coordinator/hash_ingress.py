@@ -51,8 +51,8 @@ def ring_type(layout: GroupLayout) -> str:
     return "x-modulus-hash" if layout.key.source == "routing_key" else "x-consistent-hash"
 
 
-async def declare_ring(channel: Channel, group: str, layout: GroupLayout) -> None:
-    """Declares the exchanges of a layout that is not used yet; its ring is empty.
+async def declare_ring(channel: Channel, group: str, layout: GroupLayout, *, new: bool) -> None:
+    """Declares the exchanges of a layout; the ring of one that nobody uses yet is empty then.
 
     Raises ConfigError where the group was made by an earlier version; ChannelClosed, also where the plugin is
     missing; BrokerError.
@@ -72,22 +72,24 @@ async def declare_ring(channel: Channel, group: str, layout: GroupLayout) -> Non
         ) from error
     await channel.declare_exchange(second, "fanout", durable=True, internal=True)
     ring = ring_exchange(group, layout.layout)
-    await channel.delete_exchange(ring)  # with other queues, left by somebody who came to its end here
+    if new:
+        await channel.delete_exchange(ring)  # with other queues, of somebody who came to his end half way
     arguments = {"hash-header": layout.key.name} if layout.key.source == "header" else {}
     await channel.declare_exchange(ring, ring_type(layout), durable=True, internal=True, arguments=arguments)
 
 
-async def fill_ring(channel: Channel, group: str, layout: GroupLayout) -> None:
-    """Binds a layout's queues, which are declared, to its ring. Raises BrokerError."""
+async def fill_ring(channel: Channel, group: str, layout: GroupLayout, *, new: bool) -> None:
+    """Binds a layout's queues, which are declared, to its ring, and that to what is in front of it; but a new
+    one, unless it is the first, gets nothing before `turn_from`. Raises BrokerError."""
     await _bind_all(
         channel,
         ring_exchange(group, layout.layout),
         [layout.queue(group, partition) for partition in range(layout.partitions)],
     )
-    if layout.layout == 1:
-        await channel.bind_exchange(ring_exchange(group, 1), hash_exchange(group))
-    elif layout.layout % 2 == 0:
+    if layout.layout % 2 == 0:
         await channel.bind_exchange(ring_exchange(group, layout.layout), second_hash_exchange(group))
+    elif not new or layout.layout == 1:
+        await channel.bind_exchange(ring_exchange(group, layout.layout), hash_exchange(group))
 
 
 async def turn_from(channel: Channel, group: str, before: GroupLayout) -> None:

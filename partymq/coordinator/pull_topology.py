@@ -76,7 +76,7 @@ async def agree(
             with suppress(CallTimeout):
                 found = await read_layout(connection, group)
             if found is None:
-                await declare(connection, group, wanted)
+                await declare(connection, group, wanted, new=True)
                 await write_layout(connection, group, wanted)
                 _say_created(group, wanted, meant=meant or bool(wish))
                 return wanted
@@ -121,8 +121,10 @@ async def write_layout(connection: Connection, group: str, layout: GroupLayout) 
         await channel.close()
 
 
-async def declare(connection: Connection, group: str, layout: GroupLayout) -> None:
-    """Declares all that a new layout needs, and binds it. Call it `locked`. What is there already stays.
+async def declare(connection: Connection, group: str, layout: GroupLayout, *, new: bool = False) -> None:
+    """Declares all that a layout needs, and binds it. Call it `locked`. What is there already stays.
+
+    `new`: it is in nobody's settings yet.
 
     Raises ConfigError where the plugin for a hash exchange is missing, or a queue or an exchange of the same
     name has other attributes; BrokerError.
@@ -130,7 +132,7 @@ async def declare(connection: Connection, group: str, layout: GroupLayout) -> No
     channel = await connection.open_channel()
     try:
         if layout.ingress == "hash-exchange":
-            await declare_ring(channel, group, layout)
+            await declare_ring(channel, group, layout, new=new)
         await channel.declare_exchange(write_exchange(group), "direct", durable=True)
         await channel.declare_exchange(own_exchange(group), "direct", durable=True)
         arguments = _queue_arguments(layout.queue_type)
@@ -140,7 +142,7 @@ async def declare(connection: Connection, group: str, layout: GroupLayout) -> No
             for partition in range(layout.partitions):
                 calls.create_task(_declare_partition(channel, group, layout, partition, exclusive))
         if layout.ingress == "hash-exchange":
-            await fill_ring(channel, group, layout)
+            await fill_ring(channel, group, layout, new=new)
         # Last: who finds it, finds the settings there, or somebody has them.
         await channel.declare_queue(settings_queue(group), durable=True, arguments=arguments, timeout=60)
     except ExceptionGroup as errors:
@@ -206,7 +208,7 @@ async def resize(
         if (present.partitions, present.prefetch) == (partitions, wished(present)):
             return present
         new = present.resized(partitions, prefetch)
-        await declare(connection, group, new)
+        await declare(connection, group, new, new=True)
         await write_layout(connection, group, new)
         await unbind(connection, group, present)
         _log.info("group resized", group=group, **new.describe())
