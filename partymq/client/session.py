@@ -13,7 +13,7 @@ from time import monotonic
 from partymq.amqp.connection import Connection
 from partymq.client.ownership import Gain, Owned, Owner
 from partymq.coordinator.commands import CommandClient
-from partymq.coordinator.hash_ingress import places
+from partymq.coordinator.hash_ingress import Placing
 from partymq.coordinator.pull_topology import finder, read_layout
 from partymq.errors import ConfigError, UnknownMember
 from partymq.group.duties import Duties, GiveUp, Take
@@ -32,6 +32,7 @@ class Session:
     news: set when there may be something to do.
     told: set with the first assignment that takes it for a member.
     heard: when the coordinator said something last; monotonic seconds.
+    placing: knows the partitions of keys that were parked before a resize.
     """
 
     name: str
@@ -43,6 +44,10 @@ class Session:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     told: asyncio.Event = field(default_factory=asyncio.Event)
     heard: float = field(default_factory=monotonic)
+    placing: Placing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.placing = Placing(self.connection, self.group)
 
     def hear(self, assignment: Assignment) -> None:
         """Take note of an assignment."""
@@ -116,7 +121,7 @@ class Session:
         for number, owned in by_layout.items():
             layout = await self._layout(number)
             resized, hashed = number > 1, layout.ingress == "hash-exchange"
-            asked = partial(places, self.connection, self.group, layout)
+            asked = partial(self.placing.places, layout)
             gains.append(
                 Gain(
                     self.connection,

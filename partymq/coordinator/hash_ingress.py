@@ -101,6 +101,23 @@ async def turn_from(channel: Channel, group: str, before: GroupLayout) -> None:
         await channel.bind_exchange(ring_exchange(group, before.layout + 1), hash_exchange(group))
 
 
+class Placing:
+    """Knows to which partitions the broker takes keys: each is tried once, on this connection."""
+
+    def __init__(self, connection: Connection, group: str) -> None:
+        self._connection = connection
+        self._group = group
+        self._known: dict[int, dict[bytes, int]] = {}
+
+    async def places(self, layout: GroupLayout, keys: Collection[bytes]) -> dict[bytes, int]:
+        """Those of a layout. Raises BrokerError."""
+        known = self._known.get(layout.layout, {})
+        new = [key for key in keys if key not in known]
+        known |= await places(self._connection, self._group, layout, new)
+        self._known[layout.layout] = known
+        return known
+
+
 async def places(
     connection: Connection, group: str, layout: GroupLayout, keys: Collection[bytes]
 ) -> dict[bytes, int]:

@@ -16,7 +16,7 @@ from partymq.amqp.url import BrokerUrl
 from partymq.broker import PrivateNode
 from partymq.client.deadletters import count
 from partymq.client.parking import ask_for_release
-from partymq.coordinator.hash_ingress import places
+from partymq.coordinator.hash_ingress import Placing, places
 from partymq.coordinator.pull_removal import remove_before
 from partymq.coordinator.pull_topology import (
     agree,
@@ -370,6 +370,9 @@ async def resized_while_parked(vhost: Vhost, start: Start, key: str) -> None:
             await asyncio.sleep(0.05)
         taken = await places(connection, "g", layout, [bad.encode() for bad in keys])
         assert len(set(taken.values())) > 1
+        placing = Placing(connection, "g")
+        assert await placing.places(layout, [keys[0].encode()]) == {keys[0].encode(): taken[keys[0].encode()]}
+        assert await placing.places(layout, [bad.encode() for bad in keys]) == taken
         for bad in keys:
             await ask_for_release(connection, "g", bad)
         while len(handled) < 7 or any(len(handled[bad]) < 2 for bad in keys):
