@@ -19,9 +19,9 @@ from partymq.log import get_logger
 
 _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 5.0
+"""Seconds until a queue that can't be consumed is tried again; doubled each time."""
 _IDLE: Final = 0.5
 """Seconds for which there has to be nothing of a partition until it counts as idle."""
-"""Seconds until a queue that can't be consumed is tried again; doubled each time."""
 
 _log = get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Holdings:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle_since: dict[int, float] = {}
         self._hooking = asyncio.Lock()
-        """Held while `on_assigned` or `on_revoked` is awaited: a user's hooks do not overlap."""
+        """Held while a hook is awaited: a user's hooks do not overlap."""
         self._clock = asyncio.get_running_loop().time
 
     def __repr__(self) -> str:
@@ -233,7 +233,11 @@ class Holdings:
             self._runner.lose(partition)
         numbers = [partition.owned.number for partition in partitions]
         if numbers:
-            self._task(self._hooks.call_lost(numbers))
+            self._task(self._tell_lost(numbers))
+
+    async def _tell_lost(self, numbers: Sequence[int]) -> None:
+        async with self._hooking:
+            await self._hooks.call_lost(numbers)
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

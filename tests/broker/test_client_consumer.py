@@ -383,6 +383,30 @@ async def test_a_lost_connection_cancels_handlers_and_the_messages_come_again(
     assert await opened.left() == []
 
 
+async def test_on_lost_has_ended_before_the_partition_is_assigned_again(opened: Partitions):
+    """What it forgets would be what the next `on_assigned` has just loaded."""
+    await opened.declare(0, "classic")
+    told: list[str] = []
+
+    def hook(name: str) -> Callable[[Sequence[int]], Any]:
+        async def told_to(_: Sequence[int]) -> None:
+            told.append(name)
+            await asyncio.sleep(0.3)
+            told.append(f"{name}, ended")
+
+        return told_to
+
+    async def handle(_: Message) -> None: ...
+
+    consumer, ownership = opened.consumer(handle, on_assigned=hook("assigned"), on_lost=hook("lost"))
+    async with consumer:
+        await until(lambda: consumer.partitions == [0])
+        assert ownership.connection is not None
+        ownership.connection.abort()
+        await until(lambda: told.count("assigned, ended") == 2)
+    assert told == ["assigned", "assigned, ended", "lost", "lost, ended", "assigned", "assigned, ended"]
+
+
 async def test_plain_functions_run_in_so_many_threads(partitions: Partitions):
     together = threading.Barrier(3)
     seen: list[int] = []
