@@ -180,8 +180,7 @@ class Broker:
         self.scrambled = False
         """Whether confirms of one queue come in any order: with large and small messages mixed they do."""
         self.held_up: Callable[[], float] | None = None
-        """Seconds for which a message that is routed may be held up before it is in its queue, and those behind
-        it."""
+        """Seconds that a message which is routed takes to be in its queue, and those behind it."""
         self.watch_ack: Callable[[str, Any], None] = lambda queue, body: None
         self.watch_closed: Callable[[Connection], None] = lambda connection: None
         self._on_lost = on_lost

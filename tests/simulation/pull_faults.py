@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Action = Callable[[], None]
 
-BROKER_PATIENCE = (2.0, 2.5)
+BROKER_PATIENCE = (2.0, 3.0)
 """Seconds after which the broker gives up a process that says nothing, with heartbeats each second."""
 
 
@@ -67,7 +67,12 @@ class PullFaults:
 
     def of_coordinators(self) -> list[Action]:
         """What can happen to whoever coordinates."""
-        return [self._kill_coordinator, self._cut_coordinator, self._cut_coordinator, self._hang_coordinator]
+        return [
+            self._kill_coordinator,
+            self._cut_coordinator,
+            self._cut_coordinator,
+            self._hang_coordinator,
+        ]
 
     # -- planned -------------------------------------------------------------------------------------------
 
@@ -226,6 +231,12 @@ class PullFaults:
                 self.world.tell(process.name, "has its coordinator connection cut")
                 candidate.cut(self.rng.choice((0.0, 1.0)) * self.rng.random())
 
+    def cut_coordinator_and_resize(self) -> None:
+        """Whoever follows may find that a resize has been done, and another one has begun."""
+        self._cut_coordinator()
+        for operator in self.schedule.operators:
+            operator.resize(self.rng.randint(1, 8))
+
     def _cut_publisher(self) -> None:
         publisher = self.rng.choice(self.schedule.publishers)
         self.world.tell(publisher.name, "has its connection cut")
@@ -236,12 +247,17 @@ class PullFaults:
         self._hang(publisher, lambda: [publisher.wire.connection] if publisher.wire is not None else [])
 
     def resize(self) -> None:
-        """Another number of partitions, or fresh ones for another prefetch; where things may go wrong,
-        whoever does it may die of it."""
+        """Another number of partitions, or fresh ones for another prefetch; with faults, whoever
+        does it may die of it."""
         rng = self.rng
-        dies = self.schedule.kind == "faults" and rng.random() < 0.5
+        if not self.schedule.scene.parts.resizes:
+            return
+        dies = rng.choice((None, None, "early", "half")) if self.schedule.kind == "faults" else None
         rng.choice(self.schedule.operators).resize(
-            rng.randint(1, 8), rng.choice((None, None, 500, 1000)), rng.uniform(0, 0.5) if dies else None
+            rng.randint(1, 8),
+            rng.choice((None, None, 500, 1000)),
+            rng.uniform(0, 0.5) if dies == "early" else None,
+            rng.uniform(0, 0.05) if dies == "half" else None,
         )
 
     def _cut_operator(self) -> None:

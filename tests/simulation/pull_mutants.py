@@ -1,6 +1,7 @@
 """Parts of pull groups that are broken on purpose, each to be noticed by the simulation."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from partymq.client.lanes import Item, Lanes, State
@@ -113,7 +114,7 @@ class RetriesLater(Lanes):
         if not super().hold(item):
             return False
         if item.key is not None:
-            self._advance(item.key)
+            self._advance(item.key, self._lanes.pop(item.key))
             item.key = None
         return True
 
@@ -123,7 +124,7 @@ _ASSIGNMENTS = (RevokesNothing, ForgetsHandoversDone, TakesAPartForTheWhole)
 _DUTIES = (BelievesOldEpochs, ActsOnOldNews, ReleasesAtOnce, ReleasesWhatIsGoing)
 _LANES = (StartsAfterDrop, OneLaneEach, RetriesLater)
 
-PULL_MUTANTS: Mapping[str, PullParts] = {
+_MUTANTS: Mapping[str, PullParts] = {
     **{mutant.__name__: PullParts(coordinator=mutant) for mutant in _COORDINATORS},
     **{mutant.__name__: PullParts(assignments=mutant) for mutant in _ASSIGNMENTS},
     **{mutant.__name__: PullParts(duties=mutant) for mutant in _DUTIES},
@@ -133,4 +134,5 @@ PULL_MUTANTS: Mapping[str, PullParts] = {
     "ForgetsLoss": PullParts(forgets_loss=True),
     "ActsBeforeSaving": PullParts(acts_before_saving=True),
 }
+PULL_MUTANTS = {name: replace(parts, resizes=False) for name, parts in _MUTANTS.items()}
 """Each broken in one way."""

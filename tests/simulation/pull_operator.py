@@ -25,13 +25,23 @@ class Operator(Process):
         self._loop = Loop(self)
         self._wire: Wire | None = None
 
-    def resize(self, partitions: int, prefetch: int | None = None, dies_after: float | None = None) -> None:
-        """Begin; `dies_after`: seconds after which the process is killed. Not while another one runs."""
+    def resize(
+        self,
+        partitions: int,
+        prefetch: int | None = None,
+        dies_after: float | None = None,
+        dies_half: float | None = None,
+    ) -> None:
+        """Begin, if nothing is under way.
+
+        `dies_after`: seconds after which the process is killed; `dies_half`: after the settings are written,
+        when what was before is still bound.
+        """
         if self._wire is not None:
             return
         connection = self._scene.broker.connect(self, lambda: wire.lost())
         if connection is None:
-            self.timer(_AGAIN, self.resize, partitions, prefetch, dies_after)
+            self.timer(_AGAIN, self.resize, partitions, prefetch, dies_after, dies_half)
             return
         self.world.tell(self.name, "resizes to %d", partitions)
         wire = self._wire = Wire(self._loop, connection)
@@ -42,6 +52,8 @@ class Operator(Process):
         )
         if dies_after is not None:
             self.world.after(dies_after, self._die, wire)
+        if dies_half is not None:
+            wire.published = lambda: self.world.after(dies_half, self._die, wire)
 
     def cut(self, notice: float) -> None:
         """The broker closes its connection."""

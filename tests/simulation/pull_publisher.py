@@ -1,5 +1,7 @@
 """A process that publishes: the real publisher, over the model of the broker."""
 
+from typing import Any
+
 from partymq.client.publisher import Publisher
 from partymq.errors import ConnectionLost
 from tests.simulation.message import Message
@@ -33,20 +35,16 @@ class PullPublisher(Process):
         self.loop.begin(self._open(), None, lambda error: self.timer(0.2, self.start))
 
     async def _open(self) -> None:
-        publisher = self._scene.parts.publisher(
-            f"amqp://{self.name}",
-            group=GROUP,
-            timeout=_PATIENCE,
-            max_in_flight=self.world.rng.choice((1, 4, 100)),
-        )
+        most = self.world.rng.choice((1, 4, 100))
+        publisher = Publisher("amqp://simulated", group=GROUP, timeout=_PATIENCE, max_in_flight=most)
+        publisher._sender = self._scene.parts.sender(self._dial, GROUP, {}, publisher._outbox)
         await publisher.open()
         self._publisher = publisher
         early, self._early = self._early, []
         for message in early:
             self.put(message)
 
-    def dial(self) -> Wire:
-        """Its next connection. Raises ConnectionLost."""
+    async def _dial(self) -> Any:
         connection = self._scene.broker.connect(self, lambda: wire.lost())
         if connection is None:
             raise ConnectionLost("the broker is down")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from partymq.client.lanes import Lanes
-from partymq.client.publisher import Publisher
+from partymq.client.sending import Sender
 from partymq.coordinator.pull import PullSettings
 from partymq.coordinator.resize import Resize
 from partymq.group.assignments import Assignments
@@ -44,7 +44,7 @@ class PullParts:
     assignments: Callable[[GroupState, int], Assignments] = Assignments
     duties: Callable[[], Duties] = Duties
     lanes: Callable[[int], Lanes] = Lanes
-    publisher: type[Publisher] = Publisher
+    sender: type[Sender] = Sender
     resize: type[Resize] = Resize
     releases_early: bool = False
     """Does not wait for the handlers that run."""
@@ -52,6 +52,8 @@ class PullParts:
     """Acknowledges what it is delivered."""
     forgets_loss: bool = False
     """Goes on with its handlers on another connection as if nothing had happened."""
+    resizes: bool = True
+    """Whether the group is resized: schedules without that are shorter."""
     acts_before_saving: bool = False
     """This is one of the coordinator: others hear of a state that may be lost."""
 
@@ -83,6 +85,8 @@ class Scene:
     parts: PullParts
     performed: Callable[[object], None]
     faults: bool
+    save_takes: Callable[[], float]
+    """Seconds until a state that is to be saved is on its way."""
     who: dict[Connection, str] = field(default_factory=dict)
     epochs: "count[int]" = field(default_factory=lambda: count(1))
     requests: "count[int]" = field(default_factory=lambda: count(1))

@@ -5,10 +5,7 @@ token, and the members have the same number of partitions, but for one.
 """
 
 import random
-from unittest.mock import patch
 
-from partymq.amqp.url import BrokerUrl
-from partymq.client import publisher as publisher_module
 from partymq.coordinator.pull import PullSettings
 from partymq.group import events as ev
 from partymq.group.layout import GroupLayout
@@ -26,11 +23,17 @@ from tests.simulation.pull_oracle import PullOracle
 from tests.simulation.pull_publisher import PullPublisher
 from tests.simulation.pull_scene import GROUP, PullParts, Scene
 from tests.simulation.pull_term import Candidate, ModelTerm
-from tests.simulation.pull_wire import Wire
 from tests.simulation.world import Process
 
 TRAPPED: tuple[type, ...] = (ev.Drain, ev.Drain, ev.Assign, ev.Assign, ev.Reclaim, ev.Cancel)
-OF_RESIZES: tuple[type, ...] = (ev.Resized, ev.Idle, ev.Idle, ev.Occupied, ev.Retired, ev.ResizeOver)
+OF_RESIZES: tuple[type, ...] = (
+    ev.Resized,
+    ev.Idle,
+    ev.Occupied,
+    ev.Retired,
+    ev.Remove,
+    ev.ResizeOver,
+)
 """What happens in the very moment of one of these is the most dangerous."""
 
 
@@ -83,7 +86,8 @@ class PullSchedule(Course):
         self.oracle: PullOracle = PullOracle(world, len(self.keys), faults=faults, slow=slow)
         broker = self.broker = Broker(world, self.oracle.lost)
         longest, chance = SLOW if slow else LONGEST, rng.choice((0.0, 0.02, 0.2))
-        broker.held_up = lambda: rng.uniform(0, longest) if rng.random() < chance else 0.0
+        broker.held_up = lambda: longest * rng.random() ** 0.5 if rng.random() < chance else 0.0
+        slow_saves = rng.choice((0.0, 0.0, 0.3))
         grace = rng.choice((0.0, 0.0, 2.0))
         self.scene = Scene(
             world,
@@ -97,6 +101,7 @@ class PullSchedule(Course):
             parts,
             self.performed,
             faults=faults,
+            save_takes=lambda: rng.uniform(0, 0.5) if rng.random() < slow_saves else 0.0,
         )
         broker.watch_ack = self._acked
         broker.watch_closed = self._closed
@@ -169,7 +174,9 @@ class PullSchedule(Course):
     def plan(self) -> float:
         """See `Course`."""
         rng, world = self.rng, self.world
-        length = rng.uniform(3.0, 14.0)
+        resizes = self.rng.choice((0, 1, 1, 2)) if self.scene.parts.resizes else 0
+        # One takes four seconds or more, and something is to happen meanwhile.
+        length = rng.uniform(8.0, 18.0) if resizes else rng.uniform(3.0, 14.0)
         for server in self.servers:
             world.after(rng.uniform(0, 0.5), server.start)
         for publisher in self.publishers:
@@ -182,9 +189,13 @@ class PullSchedule(Course):
         if rng.random() < 0.4:
             for _ in range(30):
                 world.after(rng.choice((0.0, length / 2)), self.publish, rng.randrange(len(self.keys)))
-        resizes = self.rng.choice((0, 1, 1, 2, 3))
         for _ in range(resizes):
-            world.after(rng.uniform(0, length), self.unless_healed, faults.resize)
+            when, load = rng.uniform(0, length / 2), rng.choice((0, 10, 30))
+            world.after(when, self.unless_healed, faults.resize)
+            for _ in range(load):
+                world.after(
+                    max(0.0, when + rng.uniform(-0.5, 3.0)), self.publish, rng.randrange(len(self.keys))
+                )
         actions = faults.of_kind(self.kind)
         for _ in range(rng.randint(1, 5) if self.kind == "planned" else rng.randint(2, 10)):
             when = rng.uniform(0.5, length)
@@ -195,6 +206,9 @@ class PullSchedule(Course):
             sprung = actions if self.kind == "planned" or rng.random() < 0.5 else faults.of_coordinators()
             moments = OF_RESIZES if resizes and rng.random() < 0.5 else TRAPPED
             self.traps.append((rng.choice(moments), rng.choice(sprung)))
+        if resizes and rng.random() < 0.4:
+            again = faults.cut_coordinator_and_resize if self.kind == "faults" else faults.resize
+            self.traps.append((ev.ResizeOver, again))
         return length
 
     # -- the end -----------------------------------------------------------------------------------------
@@ -270,17 +284,12 @@ class PullSchedule(Course):
 
     # -- play ----------------------------------------------------------------------------------------------
 
-    async def dial(self, url: BrokerUrl, **_: object) -> Wire:
-        """A publisher's next connection."""
-        return next(one for one in self.publishers if one.name == url.host).dial()
-
     def play(self) -> Result:
         """See `Course`. The real code throws dice of its own, which are the seed's here."""
         dice = random.getstate()
         random.seed(self.seed)
         try:
-            with patch.object(publisher_module, "connect", self.dial):
-                return super().play()
+            return super().play()
         finally:
             random.setstate(dice)
             for process in (*self.publishers, *self.operators):

@@ -131,10 +131,13 @@ class ModelTerm(PullTerm):
                 self.perform(effects)
                 batch, effects = [], []
             payload = encode_state(self.coordinator.state)
-            self._scene.election.save(self._state_channel, payload, lambda: self._saved(batch, effects))
+            self._process.timer(self._scene.save_takes(), self._save, payload, batch, effects)
         else:
             self.decided(batch)
             self.perform(effects)
+
+    def _save(self, payload: bytes, batch: list[ev.Event], effects: list[ev.Effect]) -> None:
+        self._scene.election.save(self._state_channel, payload, lambda: self._saved(batch, effects))
 
     def _saved(self, batch: list[ev.Event], effects: list[ev.Effect]) -> None:
         if self.over:

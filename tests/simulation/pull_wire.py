@@ -39,6 +39,8 @@ class Wire:
         self.loop = loop
         self.connection = connection
         self.error: BrokerError | None = None
+        self.published: Callable[[], None] = lambda: None
+        """Called when something is confirmed that was published by `WireChannel.publish`."""
         self.channels: list[WireChannel] = []
 
     def lost(self) -> None:
@@ -354,6 +356,7 @@ class WireChannel:
         future: asyncio.Future[None] = self._wire.loop.create_future()
         self._unconfirmed[self.put(None, routing_key, _message(body) if exchange else body)] = future
         await future
+        self._wire.published()
 
 
 def _publishes(data: bytes) -> Iterator[tuple[str, bytes, bytes]]:

@@ -9,6 +9,7 @@ import pytest
 from partymq.log import LOGGER
 from tests.simulation.course import random_seeds
 from tests.simulation.pull_mutants import PULL_MUTANTS
+from tests.simulation.pull_resize_mutants import RESIZE_MUTANTS
 from tests.simulation.pull_scene import PullParts
 from tests.simulation.pull_schedule import play_pull
 
@@ -57,10 +58,13 @@ def test_a_schedule_is_the_same_every_time(seed: int) -> None:
     assert play_pull(seed, telling=True).story == play_pull(seed, telling=True).story
 
 
-@pytest.mark.parametrize("name", PULL_MUTANTS)
+MUTANTS = PULL_MUTANTS | RESIZE_MUTANTS
+
+
+@pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_part_is_noticed(name: str) -> None:
     for seed in range(MOST):
-        if _fails(seed, PULL_MUTANTS[name]):
+        if _fails(seed, MUTANTS[name]):
             return
     pytest.fail(f"{name} was not noticed in {MOST} schedules")
 
