@@ -77,6 +77,9 @@ class Membership:
         self._last_tick = now
         self.wall_offset = wall - now
         self.watches = {name: Watch(heard=now, entered=now) for name in self._members}
+        for name, member in self._members.items():
+            if member.reason is SetAside.RETURNED and member.queue is not None:
+                self.watches[name].exists = False  # until it is seen
 
     def call(self, request_id: str, call: MemberCall, now: float) -> Status:
         """A member's call. A call that is not allowed changes nothing."""

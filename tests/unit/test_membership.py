@@ -544,3 +544,17 @@ def test_a_farewell_that_names_no_queue_counts() -> None:
     life.joins()
     life.call(Unbind("a"))
     assert life.where() is S.LEAVING
+
+
+def test_a_new_coordinator_takes_a_queue_that_was_gone_to_be_gone_until_it_is_seen() -> None:
+    """It gave a dead member partitions back for a moment: they moved twice for nothing."""
+    life = Life()
+    life.joins()
+    life.sees(exists=False, consumers=0)
+    assert life.where() is S.SET_ASIDE
+    life.membership = Membership(life.state, TIMING)
+    life.membership.start(life.now, 1e9)
+    life.waits(10.0)
+    assert life.where() is S.SET_ASIDE
+    life.sees()
+    assert life.where() is S.READY
