@@ -17,7 +17,7 @@ from partymq.broker import PrivateNode
 from partymq.client.deadletters import count
 from partymq.client.parking import ask_for_release
 from partymq.coordinator.hash_ingress import Placing, places
-from partymq.coordinator.pull_removal import remove_before
+from partymq.coordinator.pull_removal import delete, remove_before
 from partymq.coordinator.pull_topology import (
     agree,
     declare,
@@ -31,6 +31,7 @@ from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout, key_rule
 from partymq.group.names import hash_exchange, parked_queue, ring_exchange
 from tests.broker.management import delete_vhost
+from tests.broker.test_permissions import left
 from tests.broker.test_pull_group import Start, start
 from tests.broker.test_pull_resize import over
 from tests.conftest import Vhost, new_vhost
@@ -136,6 +137,11 @@ async def test_each_key_is_in_one_partition(vhost: Vhost, connection: Connection
     assert all(len(numbers) == 1 for numbers in where.values()), where
     assert len({min(numbers) for numbers in where.values()}) > 1
     assert all([one[2] for one in found] == sorted(one[2] for one in found) for found in parts)
+    await resize(connection, "g", 3)
+    present = await read_layout(connection, "g")
+    assert present is not None
+    assert await delete(connection, "g", present) == 0
+    assert left(vhost) == set()
 
 
 async def test_a_routing_key_keeps_its_partition_when_the_broker_starts_anew(
@@ -274,7 +280,10 @@ async def resized_while_at_work(vhost: Vhost, start: Start, queue_type: str, key
         for partitions in (8, 5):
             while sum(map(len, seen.values())) < 100:
                 await asyncio.sleep(0.02)
-            await resize(connection, "g", partitions)
+            if partitions == 8:
+                await resize(connection, "g", partitions)
+            else:
+                await resize_half(connection, partitions)
             assert (await over(connection)).partitions == partitions
         ended = True
         sent = {name: numbers for part in await asyncio.gather(*publishing) for name, numbers in part.items()}
@@ -334,6 +343,15 @@ async def test_a_group_of_before_there_was_an_entry_is_not_resized(connection: C
         await resize(connection, "g", 3)
     assert await read_layout(connection, "g") == first
     await channel.declare_exchange(hash_exchange("g"), passive=True)
+
+
+async def resize_half(connection: Connection, partitions: int) -> None:
+    """A command that is killed when the settings are written: the coordinator does the rest."""
+    async with locked(connection, "g"):
+        present = await read_layout(connection, "g")
+        assert present is not None
+        await declare(connection, "g", present.resized(partitions), new=True)
+        await write_layout(connection, "g", present.resized(partitions))
 
 
 async def resized_while_parked(vhost: Vhost, start: Start, key: str) -> None:
