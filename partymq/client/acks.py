@@ -1,9 +1,11 @@
 """When acknowledgements go out: some time after the handler has ended, so that one stands for many messages.
 
-Each one costs the broker about as much as a message (in a quorum queue it is an entry of the Raft log), so a
-partition's are put together until half of what it may have delivered is done: then the broker can go on
-delivering while the other half is handled. Whatever is less than that waits for `interval`, or, while many
-messages are handled, for some intervals more. All that are due go out in one write.
+Each one costs the broker about as much as a message (in a quorum queue it is an entry of the Raft log), and
+it delivers as many messages as were acknowledged: in a few large segments, if they are many. So a
+partition's are put together until so much of its prefetch is done that the broker still has half a prefetch
+to deliver: of this partition, or, where messages of several are handled, of all of them. What is less than
+that waits for `interval`, or, while many messages are handled, for some intervals more. All that are due go
+out in one write.
 """
 
 import asyncio
@@ -16,6 +18,8 @@ from partymq.client.partition import Partition
 _LONGER: Final = 4
 """Intervals between two looks at what waits, and that it has to have waited, while the consumer is busy: so
 nothing waits for more than twice as many."""
+_MANY: Final = 4
+"""Partitions from which it makes no difference any more how many they are."""
 _BUSY: Final = 4_000
 _NOT_BUSY: Final = 2_000
 """Messages a second from which the consumer is busy, or not any more."""
@@ -45,7 +49,7 @@ class Acks:
         pending = partition.pending = partition.pending + 1
         if pending == 1:
             self._begin(partition)
-        if pending == partition.half:
+        if pending == partition.enough:
             self._full.append(partition)
             if len(self._full) == 1:
                 self._loop.call_soon(self._flush_full)
@@ -59,6 +63,8 @@ class Acks:
             self._waiting.append(partition)
             if self._timer is None:
                 self._look_after(self._interval * _LONGER if self._busy else self._interval)
+        rest = partition.prefetch // (2 * min(len(self._waiting), _MANY))
+        partition.enough = partition.prefetch - rest
 
     def _look_after(self, seconds: float) -> None:
         self._timer = self._loop.call_later(seconds, self._look)

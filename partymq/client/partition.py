@@ -28,10 +28,11 @@ class Partition:
         side: what else is handled of its keys: parked messages.
         lost: set when it is not ours any more although its handlers have not ended.
         origin: for its messages.
-        half: of the messages that may be delivered and not acknowledged.
+        prefetch: messages at most that are delivered and not acknowledged.
         dirty: whoever flushes knows that there is something.
         pending: messages handled since the last flush.
         since: when the first of these was handled, in seconds of the event loop.
+        enough: with how many of these a flush is due at once.
 
     Args:
         lanes: where its messages go.
@@ -54,11 +55,11 @@ class Partition:
         self.side = Stream(self)
         self.lost = Lost()
         self.origin = Origin(owned.number, owned.token, self.lost)
-        self.half = (prefetch + 1) // 2
+        self.prefetch = prefetch
         self.dirty = False
         self.pending = 0
         self.since = 0.0
-        self._prefetch = prefetch
+        self.enough = prefetch
         self._lanes = lanes
         self._finder = finder
         self._on_messages = on_messages
@@ -74,7 +75,7 @@ class Partition:
         """Begins to consume. Raises BrokerError; then it is to be lost."""
         self._connection = connection
         channel = self._channel = await connection.open_channel()
-        await channel.qos(self._prefetch)
+        await channel.qos(self.prefetch)
         await channel.consume(self.owned.queue, self._receiver(), on_cancel=self._cancelled)
         channel.on_closed(self._closed)
 
@@ -88,7 +89,7 @@ class Partition:
         self.pending = 0
         stream = self.stream
         upto, alone = stream.acks(all_now=all_now)
-        if stream.behind >= self.half:
+        if stream.behind * 2 >= self.prefetch:
             # The broker would run out of what it may deliver.
             alone += stream.acks(all_now=True)[1]
         channel = self._channel

@@ -122,20 +122,48 @@ async def test_a_message_is_acknowledged_after_the_interval_while_little_is_hand
     assert world.sent == [(1, "upto", 3)]
 
 
-async def test_half_of_the_prefetch_is_acknowledged_at_once_and_no_other_partition(world: World):
-    full, other = world.partition(1), world.partition(2)
-    world.handle(other, world.deliver(other, PREFETCH // 2 - 1))
-    world.handle(full, world.deliver(full, PREFETCH // 2))
+async def test_of_one_partition_half_of_the_prefetch_is_acknowledged_at_once(world: World):
+    partition = world.partition(1)
+    items = world.deliver(partition, PREFETCH)
+    world.handle(partition, items[:30])
+    world.clock.turn()
+    assert world.sent == []
+    world.handle(partition, items[30:31])
     world.clock.turn()
     assert world.sent == [(1, "upto", 31)]
+
+
+@pytest.mark.parametrize(("partitions", "enough"), [(2, 47), (4, 55), (50, 55)])
+async def test_of_several_so_much_that_half_a_prefetch_of_all_is_left(
+    world: World, partitions: int, enough: int
+):
+    *others, last = (world.partition(number) for number in range(partitions))
+    for one in others:
+        world.handle(one, world.deliver(one, 30))
+    items = world.deliver(last, PREFETCH)
+    world.handle(last, items[: enough - 1])
+    world.clock.turn()
+    assert world.sent == []
+    world.handle(last, items[enough - 1 : enough])
+    world.clock.turn()
+    assert world.sent == [(partitions - 1, "upto", enough)], "and nothing of the others"
     world.clock.go_on(INTERVAL)
-    assert world.sent == [(1, "upto", 31), (2, "upto", 30)]
+    assert len(world.sent) == partitions
+
+
+async def test_the_smallest_prefetch_is_acknowledged_message_by_message(world: World):
+    partition = world.partition(1)
+    partition.prefetch = 1
+    for tag in range(1, 5):
+        world.handle(partition, world.deliver(partition, 1))
+        world.clock.turn()
+        assert world.sent[-1] == (1, "upto", tag)
 
 
 async def test_all_partitions_that_are_due_in_a_turn_are_acknowledged_in_one_write(world: World):
     partitions = [world.partition(number) for number in range(5)]
     for one in partitions:
-        world.handle(one, world.deliver(one, 31))
+        world.handle(one, world.deliver(one, 55))
     world.clock.turn()
     assert len(world.sent) == 5
     assert world.writes == 1
