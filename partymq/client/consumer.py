@@ -30,7 +30,7 @@ LOADING: Final[ContextVar[str | None]] = ContextVar("LOADING", default=None)
 """What a command imports just now, to run the consumer in it."""
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 _LEFT_WITHIN: Final = 10.0
-"""Seconds that leaving the group may take when no handler runs any more."""
+"""Seconds that leaving the group may take when handlers have been told to end."""
 _SETTINGS: Final = frozenset(field.name for field in fields(ConsumerSettings))
 _MEMBERSHIP: Final = frozenset(field.name for field in fields(MembershipSettings))
 
@@ -98,6 +98,7 @@ class Consumer:
         self._fatal: HandlerFailed | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
+        self._hurrying: asyncio.Event | None = None
 
     def __repr__(self) -> str:
         return f"<Consumer of group {self.group}: partitions {self.partitions}>"
@@ -304,6 +305,7 @@ class Consumer:
         self._fatal = None
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
         self._hooks.member = self.name
         self._runner = Runner(handler, self.group, self.settings, self._failed)
         self._holdings = Holdings(self._runner, self.group, self._hooks)
@@ -337,11 +339,18 @@ class Consumer:
             raise self._fatal
 
     async def _leave(self, holdings: Holdings, joined: "asyncio.Task[None]") -> None:
+        assert self._hurrying is not None
         self._ownership.leave()
-        done, _ = await asyncio.wait([joined], timeout=self.settings.stop_timeout)
-        if done:
+        hurried = asyncio.create_task(self._hurrying.wait())
+        try:
+            await asyncio.wait(
+                {joined, hurried}, timeout=self.settings.stop_timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            hurried.cancel()
+        if joined.done():
             return
-        _log.warning("handlers still run; they are cancelled", seconds=self.settings.stop_timeout)
+        _log.warning("handlers still run; they are cancelled", hurried=self._hurrying.is_set())
         holdings.cancel_handlers()
         done, _ = await asyncio.wait([joined], timeout=_LEFT_WITHIN)
         if not done:
@@ -358,8 +367,8 @@ class Consumer:
             nonlocal asked
             asked += 1
             self.stop()
-            if asked > 1 and self._holdings is not None:
-                self._holdings.cancel_handlers()
+            if asked > 1 and self._hurrying is not None:
+                self._hurrying.set()
 
         signals = (signal.SIGTERM, signal.SIGINT)
         for number in signals:

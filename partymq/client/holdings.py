@@ -122,7 +122,7 @@ class Holdings:
 
     async def _give_back(self, quiet: Sequence[Partition]) -> None:
         """Of these nothing runs any more."""
-        kept = [partition for partition in quiet if not partition.lost.is_set()]
+        kept = [partition for partition in quiet if not partition.gone]
         async with self._hooking:
             await self._hooks.call_revoked([partition.owned.number for partition in kept])
         await asyncio.gather(*(partition.close() for partition in kept))
@@ -151,8 +151,9 @@ class Holdings:
             partition.drop()
 
     def cancel_handlers(self) -> None:
-        """What still runs has had its time: it is cancelled, and its messages go back."""
-        self._lose([partition for partition in self._partitions.values() if not partition.lost.is_set()])
+        """What still runs has had its time: it is cancelled, and its messages go back when it has ended."""
+        for partition in self._partitions.values():
+            self._runner.cut_short(partition)
 
     async def close(self) -> None:
         """Waits for the hooks that are still running."""
@@ -189,7 +190,7 @@ class Holdings:
 
     def _broken(self, partition: Partition, error: BrokerError, terms: _Terms) -> None:
         """The broker does not let us consume its queue any more."""
-        if self._partitions.get(partition.owned.id) is partition and not partition.lost.is_set():
+        if self._partitions.get(partition.owned.id) is partition and not partition.gone:
             self._lose([partition])
             self._retry(partition.owned, error, terms)
 

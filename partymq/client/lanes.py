@@ -38,7 +38,7 @@ class State(IntEnum):
 
 
 # As plain numbers, which are compared faster.
-_WAITING, READY, _RUNNING, _HELD, _DONE, _LEFT = (int(state) for state in State)
+_WAITING, READY, RUNNING, _HELD, _DONE, _LEFT = (int(state) for state in State)
 
 
 class Stream:
@@ -188,7 +188,7 @@ class Lanes:
         while self.running < self.limit and ready:
             item = ready.popleft()
             if item.state == READY:
-                item.state = _RUNNING
+                item.state = RUNNING
                 item.attempt += 1
                 item.stream.running += 1
                 self.running += 1
@@ -197,7 +197,7 @@ class Lanes:
 
     def finish(self, item: Item) -> None:
         """It is handled, for good: it is acknowledged with its stream's next `acks`."""
-        assert item.state == _RUNNING
+        assert item.state == RUNNING
         item.state = _DONE
         stream, tag, key = item.stream, item.tag, item.key
         stream.running -= 1
@@ -214,7 +214,7 @@ class Lanes:
         nothing behind it may be handled."""
         stream, key = item.stream, item.key
         assert stream.dropped
-        assert item.state == _RUNNING
+        assert item.state == RUNNING
         item.state = _LEFT
         stream.running -= 1
         self.running -= 1
@@ -229,7 +229,7 @@ class Lanes:
         if item.stream.dropped:
             self.leave(item)
             return False
-        assert item.state == _RUNNING
+        assert item.state == RUNNING
         item.state = _HELD
         item.stream.running -= 1
         self.running -= 1
@@ -262,7 +262,7 @@ class Lanes:
         For each of these, `finish`, `hold` or `leave` is still to be called when it has really ended.
         """
         self.drop(stream)
-        running = [item for item in stream._open.values() if item.state == _RUNNING]
+        running = [item for item in stream._open.values() if item.state == RUNNING]
         stream._open.clear()
         stream._done.clear()
         stream._seen.clear()

@@ -9,7 +9,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.codec import OnDeliveries
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, routing_key_at
-from partymq.client.lanes import Item, Lanes, Stream
+from partymq.client.lanes import RUNNING, Item, Lanes, Stream
 from partymq.client.message import Delivery, Lost, Origin
 from partymq.client.ownership import Owned
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConnectionLost
@@ -26,7 +26,9 @@ class Partition:
         owned: which one, its queue and its fencing token.
         stream: what it has delivered.
         side: what else is handled of its keys: parked messages.
-        lost: set when it is not ours any more although its handlers have not ended.
+        lost: set when it is not ours any more although its handlers have not ended, or they are to end now
+            because it is given up.
+        gone: nothing of it can be acknowledged any more.
         origin: for its messages.
         prefetch: messages at most that are delivered and not acknowledged.
         dirty: whoever flushes knows that there is something.
@@ -54,6 +56,7 @@ class Partition:
         self.stream = Stream(self)
         self.side = Stream(self)
         self.lost = Lost()
+        self.gone = False
         self.origin = Origin(owned.number, owned.token, self.lost)
         self.prefetch = prefetch
         self.dirty = False
@@ -127,9 +130,16 @@ class Partition:
             # Not closed means not given back: nobody may be told that it is.
             self._connection.abort(error)
 
+    def cut_short(self) -> list[Item]:
+        """What is running has had its time, and is to end: answers these items. They go back."""
+        self.drop()
+        self.lost.set()
+        return [item for item in (*self.stream.items(), *self.side.items()) if item.state == RUNNING]
+
     def lose(self) -> list[Item]:
         """It is not ours any more: answers the items whose handlers are still running."""
         running = self._lanes.forget(self.stream) + self._lanes.forget(self.side)
+        self.gone = True
         self.lost.set()
         self._idle.set()
         if self._channel is not None:

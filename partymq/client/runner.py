@@ -14,7 +14,7 @@ import asyncio
 import contextvars
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from partymq.amqp.connection import Connection
 from partymq.client.acks import Acks
 from partymq.client.failure import describe, failure_headers
 from partymq.client.handlers import Handler
-from partymq.client.lanes import Item, Lanes, State
+from partymq.client.lanes import RUNNING, Item, Lanes
 from partymq.client.message import Message, Raw
 from partymq.client.outlet import Outlet
 from partymq.client.parking import Parking
@@ -35,8 +35,6 @@ _PUT_AWAY_AGAIN: Final = 1.0
 """Seconds until a message that could not be put away is tried again."""
 _TURN: Final = 64
 """Messages that one task handles at most: then everything else in the event loop has its turn."""
-
-_RUNNING: Final = int(State.RUNNING)
 
 _log = get_logger(__name__)
 
@@ -87,7 +85,15 @@ class Runner:
 
     def lose(self, partition: Partition) -> None:
         """A partition is not ours any more: its handlers are cancelled (those in threads can't be)."""
-        for item in partition.lose():
+        self._cancel(partition.lose())
+
+    def cut_short(self, partition: Partition) -> None:
+        """The handlers of a partition that is given up have had their time: they are cancelled, and the
+        partition goes when they have ended."""
+        self._cancel(partition.cut_short())
+
+    def _cancel(self, items: Iterable[Item]) -> None:
+        for item in items:
             if item.run is not None and not self._handler.in_threads:
                 item.run.cancel()
         self.pump()
@@ -130,7 +136,7 @@ class Runner:
                             finish(item)
                             done(partition)
                 finally:
-                    if item.state == _RUNNING:
+                    if item.state == RUNNING:
                         self._unsettled(item)
                     item.run = None
                     if stream.dropped:

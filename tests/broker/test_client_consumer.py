@@ -469,6 +469,44 @@ async def test_handlers_that_do_not_end_in_time_are_cancelled_when_it_stops(open
     assert await opened.left() == ["one"]
 
 
+async def test_what_is_cancelled_has_ended_and_the_rest_is_acknowledged_before_somebody_else_gets_it(
+    opened: Partitions, kind: str
+):
+    await opened.declare(0, kind)
+    told: list[str] = []
+
+    async def takes_its_time_to_end(message: Message) -> None:
+        if message.key == "done":
+            told.append("done")
+            return
+        told.append("begun")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            assert message.lost.is_set()
+            await asyncio.sleep(0.5)
+            told.append("ended")
+            raise
+
+    async def handle(message: Message) -> None:
+        told.append(f"next: {message.key}")
+
+    await opened.publish("slow", "")
+    await opened.publish("done", "")
+    first, ownership = opened.consumer(
+        takes_its_time_to_end, stop_timeout=0.1, ack_interval=1, on_revoked=lambda _: told.append("revoked")
+    )
+    second, _ = opened.consumer(handle)
+    async with first:
+        await ownership.assigned.wait()
+        async with second:
+            await until(lambda: {"begun", "done"} <= set(told))
+            first.stop()
+            await until(lambda: "next: slow" in told)
+    assert told[2:] == ["ended", "revoked", "next: slow"]
+    assert await opened.left() == []
+
+
 async def test_a_hook_that_fails_before_the_first_message_stops_the_consumer(partitions: Partitions):
     def assigned(_: Sequence[int]) -> None:
         raise OSError("no state")
