@@ -250,9 +250,7 @@ def test_the_settings_of_a_group_that_is_being_resized_say_what_was() -> None:
     second = first.resized(4)
     assert (second.partitions, second.layout, second.version, second.previous) == (4, 2, 2, 6)
     assert second.common == 2
-    assert replace(second, ingress="hash-exchange").common == 1, (
-        "the broker hashes"
-    )
+    assert replace(second, ingress="hash-exchange").common == 1, "the broker hashes"
     assert GroupLayout.decode(second.encode()) == second
     assert second.before() == GroupLayout(6, version=2)
     assert second.settled() == GroupLayout(4, layout=2, version=3)
