@@ -164,6 +164,11 @@ class PullTerm(Office):
         blocked = self.blocked
         return None if blocked is None else f"the broker takes no messages at the moment: {blocked}"
 
+    def begin(self) -> list[ev.Effect]:
+        """See `Office`."""
+        self.coordinator.piecewise = True
+        return super().begin()
+
     # -- what members say ----------------------------------------------------------------------------------
 
     def submit(self, command: Command, answer: AnswerTo) -> None:

@@ -88,6 +88,7 @@ class Handover:
     number: int
     hostname: str
     purpose: Purpose
+    partitions: frozenset[int]
 
     @property
     def reclaim(self) -> bool:
@@ -124,6 +125,9 @@ class Coordinator:
         self.sighted = True
         """Whether it can be seen what a member has not acked; without, a living member is not paused for a
         proof that can't be had: its partitions move when they are idle."""
+        self.piecewise = False
+        """Whether each partition of a hand-over is given up by itself. Else all that its owner has stands
+        still until it is over."""
         self.rebalances: list[float] = []
         """Durations in seconds of the rebalances completed; whoever reads them may clear the list."""
 
@@ -463,7 +467,7 @@ class Coordinator:
             wanted = self._wanted(member, mine, to_move)
             current = self._handovers.get(hostname)
             if current is not None:
-                if wanted == current.purpose:
+                if wanted == current.purpose and not self._has_grown(current, to_move, now):
                     continue
                 self._cancel(hostname)
             if wanted is None or now < self._membership.watches[hostname].drain_at:
@@ -472,13 +476,24 @@ class Coordinator:
                 continue
             self._handover_number += 1
             number = self._handover_number
-            self._handovers[hostname] = Handover(number, hostname, wanted)
+            self._handovers[hostname] = Handover(
+                number, hostname, wanted, frozenset(mine if wanted.reclaim else to_move)
+            )
             begun.append(
                 Reclaim(number, hostname, wanted.queue, mine, wanted.unbind)
                 if wanted.reclaim
                 else Drain(number, hostname, wanted.queue, to_move)
             )
         return begun
+
+    def _has_grown(self, handover: Handover, to_move: Iterable[int], now: float) -> bool:
+        """Whether more is to move than was asked for, and need not wait for the rest."""
+        return (
+            self.piecewise
+            and not handover.reclaim
+            and self._settling.over(now)
+            and not handover.partitions.issuperset(to_move)
+        )
 
     def _wanted(self, member: Member, mine: list[int], to_move: list[int]) -> Purpose | None:
         """The hand-over that a member should be in."""

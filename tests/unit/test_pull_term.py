@@ -7,7 +7,7 @@ import pytest
 from partymq.coordinator.pull import PullSettings, PullTerm
 from partymq.group import events as ev
 from partymq.group.state import GroupState, Member, MemberState, Partition
-from partymq.group.wire import Assignment, Command, Heartbeat, Released, Standing
+from partymq.group.wire import Assignment, Bind, Command, Heartbeat, Ready, Released, Standing
 
 EPOCH = 2
 
@@ -21,7 +21,8 @@ class Term(PullTerm):
             state.members[name] = Member(name, MemberState.READY, 0.0, queue=f"q-{name}")
         lease: Any = type("Lease", (), {"epoch": EPOCH})()
         nothing: Any = None
-        super().__init__(PullSettings("g", 4), lease, state, nothing, lambda: 100.0)
+        self.now = 100.0
+        super().__init__(PullSettings("g", 4), lease, state, nothing, lambda: self.now)
         self.sent: list[tuple[str, Assignment]] = []
         if performing:
             self.perform(self.begin())
@@ -33,6 +34,19 @@ class Term(PullTerm):
         """A word of `a`."""
         word = Released("a", "q-a", handover, partitions, epoch)
         self.submit(Command("", word), lambda reply: pytest.fail("there is no reply to it"))
+        self.go_on()
+
+    def join(self, *names: str) -> None:
+        """They join together, and nobody after them."""
+        for name in names:
+            for call in (Bind(name), Ready(name, f"q-{name}")):
+                self.submit(Command(f"{call}", call), lambda _: None)
+        self.go_on()
+        self.now += 1.0
+        self.happened(ev.Tick())
+        self.go_on()
+
+    def go_on(self) -> None:
         batch = self.waiting()
         effects = self.decide(batch)
         self.decided(batch)
@@ -60,6 +74,24 @@ def test_what_has_been_released_of_a_hand_over_moves_and_the_rest_is_asked_for_a
     assert term.owners == ["a", "a", "a", "b"]
     term.released(EPOCH, 2, 2)
     assert term.owners == ["a", "a", "b", "b"]
+
+
+def test_what_else_has_to_move_does_not_wait_for_a_handler_that_takes_long() -> None:
+    term = Term()
+    term.released(EPOCH, 1, 3)
+    assert dict(term.sent)["q-a"].revoke == {2: [2]}, "its handler goes on and on"
+    term.join("c", "d")
+    told = dict(term.sent)["q-a"]
+    assert (set(told.partitions), told.revoke) == ({0}, {3: [1, 2]})
+    term.released(EPOCH, 3, 1)
+    assert term.owners == ["a", "c", "a", "b"]
+    assert dict(term.sent)["q-a"].revoke == {4: [2]}
+
+
+def test_a_hand_over_is_not_begun_anew_where_nothing_comes_to_it() -> None:
+    term = Term()
+    term.join("c")
+    assert dict(term.sent)["q-a"].revoke == {1: [2, 3]}
 
 
 def test_a_word_to_an_earlier_coordinator_completes_no_hand_over_of_the_same_number() -> None:
