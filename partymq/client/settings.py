@@ -20,8 +20,8 @@ class ConsumerSettings:
         ack_interval: seconds for which acknowledgements are put together at most; up to eight times as long
             while some thousand messages a second are handled.
         stop_timeout: seconds that handlers get when the consumer stops; then they are cancelled, and their
-            messages go back when they have ended. For that they get 10 s, those in threads too, which can only
-            look at `message.lost`.
+            messages go back when they have ended. For that they get 10 s, those in threads too, which can
+            only look at `message.lost`.
 
     Raises:
         ConfigError: one of them is not possible.
