@@ -48,6 +48,8 @@ _READ_WITHIN: Final = 30.0
 """The settings are not there while somebody else reads them. So many seconds apart, more each time, are they
 looked for; and for so long, as a process that hangs while it has them keeps them until the broker gives its
 connection up."""
+_ALL_WITHIN: Final = 1.0
+"""Seconds in which whoever reads the settings gives them back, unless it hangs."""
 _LOCK_WITHIN: Final = 120.0
 """Seconds to wait for whoever writes the settings: declaring thousands of quorum queues takes its time."""
 
@@ -84,8 +86,12 @@ async def agree(
     return found
 
 
-async def read_layout(connection: Connection, group: str) -> GroupLayout | None:
+async def read_layout(connection: Connection, group: str, *, to_change: bool = False) -> GroupLayout | None:
     """The group's layout, None where there is no such group.
+
+    Args:
+        to_change: the newest one for certain, which takes a second: who wrote it may have died before the
+            one before was dropped, and others may have either in their hands. Call it `locked` then.
 
     Raises ConfigError; CallTimeout where the settings are not there for long although there is a place for
     them; BrokerError.
@@ -93,6 +99,12 @@ async def read_layout(connection: Connection, group: str) -> GroupLayout | None:
     channel = await connection.open_channel()
     try:
         messages = await _taken(channel, group)
+        if to_change:
+            clock = asyncio.get_running_loop().time
+            deadline = clock() + _ALL_WITHIN
+            while clock() < deadline:
+                await asyncio.sleep(_BETWEEN_LOOKS)
+                messages += await _all_of(channel, settings_queue(group))
         return await _newest(connection, channel, group, messages)
     except ChannelClosed as error:
         if error.code != _NOT_FOUND:
@@ -193,7 +205,7 @@ async def resize(
         return present.prefetch if prefetch is None else prefetch
 
     async with locked(connection, group):
-        present = await read_layout(connection, group)
+        present = await read_layout(connection, group, to_change=True)
         if present is None:
             raise ConfigError(f"no pull group {group!r} on this broker")
         before = present.before()

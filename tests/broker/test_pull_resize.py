@@ -250,6 +250,28 @@ async def test_settings_that_somebody_else_reads_are_waited_for(vhost: Vhost) ->
     await connection.close()
 
 
+async def test_settings_of_one_who_died_are_seen_although_another_reads_them(vhost: Vhost) -> None:
+    """Two messages are in the queue then, and a reader may have the newer one just now."""
+    connection, other = await opened(vhost), await opened(vhost)
+    before = await agree(connection, "g", {"partitions": 2, "queue_type": "classic"})
+    after = before.resized(3)
+    await declare(connection, "g", after)
+    writing = await connection.open_channel()
+    await writing.select_confirms()
+    await writing.publish("", settings_queue("g"), after.encode())
+    older, newer = await other.open_channel(), await other.open_channel()
+    assert await older.get(settings_queue("g")) is not None
+    assert await newer.get(settings_queue("g")) is not None
+    await older.close()
+    resizing = asyncio.create_task(resize(connection, "g", 5))
+    await asyncio.sleep(0.3)
+    await newer.close()
+    with pytest.raises(ConfigError, match="from 2 to 3"):
+        await resizing
+    await connection.close()
+    await other.close()
+
+
 async def test_where_new_settings_are_written_nobody_reads_older_ones_any_more(vhost: Vhost) -> None:
     connection = await opened(vhost)
     layout = await agree(connection, "g", {"partitions": 2, "queue_type": "quorum"})
