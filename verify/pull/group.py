@@ -225,7 +225,7 @@ class PullGroup(Stage):
     def end_publishing(self) -> None:
         """Have the publisher end in order; it has to be able to."""
         if self.publisher is not None:
-            self.publisher.stop(90.0)
+            self.publisher.stop(180.0)
         self._publisher_ended()
         self.notes += self._notes.more()
         self.published = Published.of(self.notes)
