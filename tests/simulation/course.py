@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from partymq.group import events as ev
 from partymq.group.state import GroupState
 from tests.simulation.oracle import Oracle, PromiseBroken
 from tests.simulation.world import World
@@ -45,7 +44,7 @@ class Course(ABC):
         self.world = World(seed, telling=telling)
         self.rng = self.world.rng
         self.effects: Counter[str] = Counter()
-        self.traps: list[tuple[type[ev.Effect], Callable[[], None]]] = []
+        self.traps: list[tuple[type, Callable[[], None]]] = []
         self.healed = self.calm = False
 
     @abstractmethod
@@ -60,7 +59,7 @@ class Course(ABC):
     def whats_left(self) -> str | None:
         """What is not yet as it should be; None at the good end."""
 
-    def performed(self, effect: ev.Effect) -> None:
+    def performed(self, effect: object) -> None:
         """Count it, and spring the traps set for it."""
         kind = type(effect)
         self.effects[kind.__name__] += 1

@@ -118,12 +118,8 @@ class PullFaults:
             self.world.after(at, self.schedule.unless_healed, lambda member=member: self._restart_it(member))
             at += self.rng.uniform(0.2, 2.0)
 
-    def _coordinator(self) -> Process | None:
-        found = [process for process, candidate in self.schedule.candidates() if candidate.coordinates]
-        return found[0] if found else None
-
     def _stop_coordinator(self) -> None:
-        process = self._coordinator()
+        process = self.schedule.coordinating
         if isinstance(process, PullMember):
             self._restart_it(process)
         elif process is not None:
@@ -208,7 +204,7 @@ class PullFaults:
             self.schedule.start_member(member.member)
 
     def _hang_coordinator(self) -> None:
-        process = self._coordinator()
+        process = self.schedule.coordinating
         if isinstance(process, PullMember):
             self._hang(process, process.connections)
         elif process is not None:
@@ -216,7 +212,7 @@ class PullFaults:
             self._hang(process, lambda: [connection] if connection is not None else [])
 
     def _kill_coordinator(self) -> None:
-        process = self._coordinator()
+        process = self.schedule.coordinating
         if isinstance(process, PullMember):
             process.crash()
             self.world.after(self.rng.choice((0.05, 0.5, 3.0)), self.start, process.member)
@@ -252,7 +248,7 @@ class PullFaults:
         rng = self.rng
         if not self.schedule.scene.parts.resizes:
             return
-        dies = rng.choice((None, None, "early", "half")) if self.schedule.kind == "faults" else None
+        dies = rng.choice((None, "early", "half")) if self.schedule.kind == "faults" else None
         rng.choice(self.schedule.operators).resize(
             rng.randint(1, 8),
             rng.choice((None, None, 500, 1000)),

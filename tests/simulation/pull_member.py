@@ -51,6 +51,10 @@ class Session:
     wire: Wire
     """Its `data`."""
     layout: GroupLayout | None = None
+    told: bool = False
+    """Whether an assignment took it for a member."""
+    on_told: Callable[[], None] | None = None
+    """Called when the first one does, while it waits for the answer to `ready`."""
     idle: tuple[int, ...] = ()
     """What it has said to have nothing of."""
     watching: bool = False
@@ -263,6 +267,10 @@ class PullMember(Process):
                     answer(status)
             case Assignment() as assignment:
                 if session.duties.take(assignment):
+                    if assignment.standing is Standing.MEMBER:
+                        session.told = True
+                        if session.on_told is not None:
+                            session.on_told()
                     self._work(session)
                     self._watch(session)
 
@@ -273,11 +281,16 @@ class PullMember(Process):
             if status is None:
                 self._bind(session)
             elif status in (Status.OK, Status.ALREADY_PENDING):
+                # Of a later try's assignments it can't be told whether they are of before the last `bind`.
+                session.on_told = None if session.told else lambda: ready(Status.OK)
                 self._call(session, Ready(self.member, session.control), 1, ready)
             else:
                 self._end(session)
 
         def ready(status: Status | None) -> None:
+            session.on_told = None
+            if session.joined:
+                return  # the first assignment was the answer
             if status is None:
                 self._bind(session)
             elif status is Status.OK:

@@ -63,13 +63,6 @@ class BelievesOldEpochs(Duties):
         return super().take(assignment)
 
 
-class ActsOnOldNews(Duties):
-    """Joins again with what it was told before."""
-
-    def joins(self) -> None:
-        return
-
-
 class ReleasesAtOnce(Duties):
     """Says that it has given up what it is asked to give up."""
 
@@ -121,7 +114,7 @@ class RetriesLater(Lanes):
 
 _COORDINATORS = (KeepsTheToken, KeepsTheTokenOfTheNext, AssignsWithoutRevoking, NeverForgetsDead)
 _ASSIGNMENTS = (RevokesNothing, ForgetsHandoversDone, TakesAPartForTheWhole)
-_DUTIES = (BelievesOldEpochs, ActsOnOldNews, ReleasesAtOnce, ReleasesWhatIsGoing)
+_DUTIES = (BelievesOldEpochs, ReleasesAtOnce, ReleasesWhatIsGoing)
 _LANES = (StartsAfterDrop, OneLaneEach, RetriesLater)
 
 _MUTANTS: Mapping[str, PullParts] = {
@@ -134,6 +127,5 @@ _MUTANTS: Mapping[str, PullParts] = {
     "ForgetsLoss": PullParts(forgets_loss=True),
     "ActsBeforeSaving": PullParts(acts_before_saving=True),
 }
-_IN_LONG_ONES = ("ActsOnOldNews",)
-PULL_MUTANTS = {name: replace(parts, resizes=name in _IN_LONG_ONES) for name, parts in _MUTANTS.items()}
+PULL_MUTANTS = {name: replace(parts, resizes=False) for name, parts in _MUTANTS.items()}
 """Each broken in one way."""

@@ -22,7 +22,9 @@ class PullOracle(Oracle):
         self.slow = slow
         """Whether the broker may hold a message up for longer than a resize waits for it."""
         self.hung: set[str] = set()
-        """Processes that have, and may first go on with what they were told before."""
+        """Processes that have, and may first go on with what they were told before: where a session timeout
+        is shorter than the broker's patience, and nobody coordinates just then, one at a time, in order, but
+        with a token from before."""
         self.namesakes: set[str] = set()
         """Processes of one name at the same time, of which the later to join replaces the other. While that
         one does not know it, the broker may have it next in line: one at a time, in order, but with a token
@@ -34,7 +36,7 @@ class PullOracle(Oracle):
         It keeps that one waiting, so nothing is handled twice; but without a fault nobody should be there.
         """
         newest, holder = self._newest[partition]
-        if token < newest and not self._has_namesake(who) and _process(who) not in self.hung:
+        if token < newest and not self._may_be_behind(who):
             self.fail("%s consumes %d with token %d; %s has %d", who, partition, token, holder, newest)
         if others and not self.faults:
             self.fail("%s consumes %d before %s has given it up", who, partition, holder)
@@ -42,7 +44,7 @@ class PullOracle(Oracle):
     def handles(self, who: str, message: Message, partition: int, token: int) -> None:
         """A member that the broker holds for alive begins to handle a message."""
         newest, holder = self._newest[partition]
-        if token < newest and self._has_namesake(who):
+        if token < newest and self._may_be_behind(who):
             pass
         elif token < newest or (token == newest and who != holder):
             self.fail(
@@ -64,8 +66,8 @@ class PullOracle(Oracle):
             self.fail("%s begins %s, but nobody has finished %d", who, message, key.last)
         self.begins(who, message)
 
-    def _has_namesake(self, who: str) -> bool:
-        return _process(who) in self.namesakes
+    def _may_be_behind(self, who: str) -> bool:
+        return _process(who) in self.namesakes or _process(who) in self.hung
 
     def zombie_handles(self, who: str, message: Message, partition: int, token: int) -> None:
         """A member that the broker holds for dead does not know it yet."""

@@ -5,6 +5,7 @@ token, and the members have the same number of partitions, but for one.
 """
 
 import random
+from collections.abc import Callable
 
 from partymq.coordinator.pull import PullSettings
 from partymq.group import events as ev
@@ -85,7 +86,7 @@ class PullSchedule(Course):
         faults = self.kind == "faults"
         self.oracle: PullOracle = PullOracle(world, len(self.keys), faults=faults, slow=slow)
         broker = self.broker = Broker(world, self.oracle.lost)
-        longest, chance = SLOW if slow else LONGEST, rng.choice((0.0, 0.02, 0.2))
+        longest, chance = SLOW if slow else LONGEST, rng.choice((0.0, 0.05, 0.4))
         broker.held_up = lambda: longest * rng.random() ** 0.5 if rng.random() < chance else 0.0
         slow_saves = rng.choice((0.0, 0.0, 0.3))
         grace = rng.choice((0.0, 0.0, 2.0))
@@ -121,6 +122,8 @@ class PullSchedule(Course):
         self.names = [f"m{number}" for number in range(rng.randint(1, 4))]
         self._numbers = [0] * len(self.keys)
         self._started = 0
+        self._when_over: list[Callable[[], None]] = []
+        """What happens in the very moment in which a resize is over, before that is saved."""
         world.tell("schedule", "seed %d: %s, %d partitions, %s", seed, self.kind, self.partitions, self.work)
 
     def _closed(self, connection: Connection) -> None:
@@ -161,6 +164,11 @@ class PullSchedule(Course):
     def term(self) -> ModelTerm | None:
         """The one that holds the lease."""
         return next((c.term for _, c in self.candidates() if c.coordinates), None)
+
+    @property
+    def coordinating(self) -> Process | None:
+        """Whose process that is."""
+        return next((process for process, candidate in self.candidates() if candidate.coordinates), None)
 
     # -- what happens ------------------------------------------------------------------------------------
 
@@ -206,10 +214,16 @@ class PullSchedule(Course):
             sprung = actions if self.kind == "planned" or rng.random() < 0.5 else faults.of_coordinators()
             moments = OF_RESIZES if resizes and rng.random() < 0.5 else TRAPPED
             self.traps.append((rng.choice(moments), rng.choice(sprung)))
-        if resizes and rng.random() < 0.4:
+        if resizes and rng.random() < 0.7:
             again = faults.cut_coordinator_and_resize if self.kind == "faults" else faults.resize
-            self.traps.append((ev.ResizeOver, again))
+            self._when_over.append(again)
         return length
+
+    def performed(self, effect: object) -> None:
+        """See `Course`."""
+        super().performed(effect)
+        if isinstance(effect, ev.ResizeOver) and self._when_over:
+            self.world.after(0.0, self.unless_healed, self._when_over.pop())
 
     # -- the end -----------------------------------------------------------------------------------------
 
@@ -292,12 +306,16 @@ class PullSchedule(Course):
             return super().play()
         finally:
             random.setstate(dice)
-            for process in (*self.publishers, *self.operators):
-                process.end()
-            for _, candidate in self.candidates():
-                candidate.kill()
-            for member in self.members:
-                member.loop.end()
+            self.end()
+
+    def end(self) -> None:
+        """Nothing of it runs any more."""
+        for process in (*self.publishers, *self.operators):
+            process.end()
+        for _, candidate in self.candidates():
+            candidate.kill()
+        for member in self.members:
+            member.loop.end()
 
 
 def play_pull(seed: int, parts: PullParts | None = None, *, telling: bool = False) -> Result:

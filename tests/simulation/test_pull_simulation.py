@@ -16,9 +16,9 @@ from tests.simulation.pull_schedule import play_pull
 FIXED = 400
 UNKNOWN = 300
 SECONDS = 8.0
-"""Schedules end there on a slow machine; those of a test take about 5 seconds on an idle one."""
+"""Schedules end there on a slow machine; those of a test take about 7 seconds on an idle one."""
 MOST = 3000
-"""Schedules in which a broken part has to be noticed; the slowest one takes about 540."""
+"""Schedules in which a broken part has to be noticed; the slowest one takes about 650."""
 
 
 @pytest.fixture(autouse=True)
