@@ -231,6 +231,7 @@ class PullSchedule(Course):
         """See `Course`."""
         self.world.tell("schedule", "no more faults")
         self.healed = True
+        self.broker.held_up = lambda: 0.0
         for process in [*self.members, *self.servers, *self.publishers, *self.operators]:
             if process.frozen:
                 self.world.tell(process.name, "continues")
