@@ -16,7 +16,7 @@ from partymq.amqp.content import Returned
 from partymq.client.encoding import Encoder
 from partymq.client.outbox import Outbox
 from partymq.client.routes import Routes
-from partymq.coordinator.pull_topology import agree, declare, locked, read_layout
+from partymq.coordinator.pull_topology import agree, declare, locked, read_layout, read_layout_since
 from partymq.errors import BrokerError, ChannelClosed, ConfigError, ConnectionLost, PartyMQError, Unroutable
 from partymq.group.key import KeyRule
 from partymq.group.layout import WISHES, GroupLayout
@@ -159,7 +159,7 @@ class Sender:
         assert connection is not None
         assert self.layout is not None
         try:
-            found = await read_layout(connection, self._group)
+            found = await read_layout_since(connection, self._group, self.layout)
             if found is None:
                 self._give_back_up(returned, "the group was deleted")
             elif found.layout != self.layout.layout or found.ingress != self.layout.ingress:
@@ -185,7 +185,7 @@ class Sender:
         """A queue or a binding has gone although the layout is the same."""
         _log.warning("a partition's queue or binding is gone; it is declared again", group=self._group)
         async with locked(connection, self._group):
-            if await read_layout(connection, self._group) == layout:
+            if await read_layout(connection, self._group, to_change=True) == layout:
                 await declare(connection, self._group, layout)
 
     def _give_back_up(self, returned: Returned | None, why: str) -> None:
@@ -229,7 +229,7 @@ class Sender:
         if last is None:
             return await agree(connection, self._group, self._wish)
         wish = {name: getattr(last, name) for name in WISHES}
-        found = await read_layout(connection, self._group)
+        found = await read_layout_since(connection, self._group, last)
         if found is not None:
             del wish["partitions"]
             found.check(self._group, wish)

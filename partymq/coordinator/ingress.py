@@ -20,7 +20,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.config.pull import PullGroupSettings
 from partymq.config.settings import BrokerSettings
-from partymq.coordinator.pull_topology import declare, locked, read_layout
+from partymq.coordinator.pull_topology import declare, locked, read_layout_since
 from partymq.coordinator.reconnect import Backoff, again_and_again
 from partymq.coordinator.router_lock import RouterLock
 from partymq.coordinator.settings import ingress_settings
@@ -33,7 +33,6 @@ from partymq.router.session import COALESCE, Session
 from partymq.router.statistics import Statistics
 
 _LONGEST_WAIT: Final = 5.0
-_LOOKS: Final = 5
 _BETWEEN_LOOKS: Final = 0.3
 """So often, so many seconds apart, are settings looked for that are not there, or older than they were: they
 may be in the hands of others who read them."""
@@ -237,13 +236,7 @@ class Ingress:
 
     async def _read(self, connection: Connection) -> GroupLayout:
         """The group's layout, never an older one than before. Raises BrokerError, ConfigError."""
-        known = self._layout
-        for look in range(_LOOKS):
-            if look:
-                await asyncio.sleep(_BETWEEN_LOOKS)
-            found = await read_layout(connection, self._group)
-            if found is not None and (known is None or found.version >= known.version):
-                break
+        found = await read_layout_since(connection, self._group, self._layout)
         if found is None:
             raise BrokerError(
                 f"there is no pull group {self._group!r} any more: create it again, or take it out of the"

@@ -50,6 +50,9 @@ looked for; and for so long, as a process that hangs while it has them keeps the
 connection up."""
 _ALL_WITHIN: Final = 1.0
 """Seconds in which whoever reads the settings gives them back, unless it hangs."""
+_LOOKS: Final = 5
+_BETWEEN_OLD: Final = 0.3
+"""So often, and so many seconds apart, are the settings looked at while they are older than they were."""
 _LOCK_WITHIN: Final = 120.0
 """Seconds to wait for whoever writes the settings: declaring thousands of quorum queues takes its time."""
 
@@ -112,6 +115,23 @@ async def read_layout(connection: Connection, group: str, *, to_change: bool = F
     finally:
         await channel.close()
     return None
+
+
+async def read_layout_since(
+    connection: Connection, group: str, known: GroupLayout | None
+) -> GroupLayout | None:
+    """`read_layout` for who knew one already, and must not go back to an older one.
+
+    The older one can still be seen where whoever wrote the newer one died over it, and somebody else has
+    that in his hands. Seen for longer than that it is of a group that was made anew.
+    """
+    for look in range(_LOOKS):
+        if look:
+            await asyncio.sleep(_BETWEEN_OLD)
+        found = await read_layout(connection, group)
+        if found is None or known is None or found.version >= known.version:
+            break
+    return found
 
 
 async def write_layout(connection: Connection, group: str, layout: GroupLayout) -> None:

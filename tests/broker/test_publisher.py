@@ -18,12 +18,13 @@ from partymq.coordinator.pull_topology import (
     declare,
     locked,
     read_layout,
+    read_layout_since,
     unbind,
     write_layout,
 )
 from partymq.errors import CallTimeout, ConfigError
 from partymq.group.layout import GroupLayout
-from partymq.group.names import write_exchange
+from partymq.group.names import settings_queue, write_exchange
 from partymq.group.partitioner import partition_of
 from tests.broker.tcp_proxy import TcpProxy
 from tests.conftest import Vhost
@@ -204,6 +205,27 @@ async def test_what_was_not_confirmed_when_the_connection_broke_comes_again_in_o
     assert firsts == list(range(3_000))
     # Going back only where something is repeated, and then without a gap.
     assert all(later <= earlier + 1 for earlier, later in pairwise(found))
+
+
+async def test_a_publisher_does_not_go_back_to_an_older_layout(vhost: Vhost, connection: Connection) -> None:
+    """Whoever resized has died before the older settings were dropped, and somebody reads the newer ones."""
+    layout = await agree(connection, GROUP, {"partitions": 2, "queue_type": "classic"})
+    async with Publisher(vhost.amqp_url, group=GROUP) as publisher:
+        after = await resize(connection, layout, 4)
+        await publisher.publish(b"0", key="a")
+        settings = await connection.open_channel()
+        await settings.select_confirms()
+        await settings.publish("", settings_queue(GROUP), layout.encode(), mandatory=True)
+        newer = await settings.get(settings_queue(GROUP))
+        assert newer is not None
+        assert GroupLayout.decode(newer.body) == after
+        other = await connect(BrokerUrl.parse(vhost.amqp_url), name="other")
+        reading = asyncio.create_task(read_layout_since(other, GROUP, after))
+        assert await read_layout(other, GROUP) == layout
+        await asyncio.sleep(0.2)
+        await settings.close()
+        assert await reading == after
+        await other.close()
 
 
 async def test_a_queue_that_was_deleted_is_declared_again(vhost: Vhost, connection: Connection) -> None:
