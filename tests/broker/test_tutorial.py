@@ -146,7 +146,7 @@ def test_the_tutorial_can_be_followed_word_for_word(reader: Reader) -> None:
     assert len(reader.handled()) == 2000
 
     workers = reader.terminal("partymq worker worker --processes 4")
-    reader.until(lambda: "draining" in reader.said())
+    reader.until(lambda: len(set(re.findall(r"\bgained\b.* member=(\S+)", reader.said()))) == 5)
     reader.runs("python publish.py 2000 20000 apple")
     reader.until(lambda: len({line[4] for line in reader.handled() if len(line) > 4}) == 5)
     reader.runs("kill -9 $(tail -n 1 handled.txt | cut -d ' ' -f 5)")
