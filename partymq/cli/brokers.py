@@ -14,7 +14,6 @@ Url = Annotated[
     str, typer.Option("--url", envvar="PARTYMQ_RABBIT_CS", metavar="URL", help="The broker's AMQP URL.")
 ]
 DEFAULT_URL = "amqp://localhost"
-_NOT_FOUND = 404
 Group = Annotated[str, typer.Argument(metavar="GROUP", help="The group's name.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
@@ -38,22 +37,9 @@ def with_connection(url: str, work: "Callable[[Connection], Awaitable[_ResultT]]
 
 def say_if_missing(url: str, group: str, queue: str) -> None:
     """A line on standard error where the queue is not there: the group's name may be a wrong one."""
+    from partymq.amqp.looking import look_at
 
-    async def is_there(connection: "Connection") -> bool:
-        from partymq.errors import ChannelClosed
-
-        channel = await connection.open_channel()
-        try:
-            await channel.declare_queue(queue, passive=True)
-        except ChannelClosed as error:
-            if error.code != _NOT_FOUND:
-                raise
-            return False
-        finally:
-            await channel.close()
-        return True
-
-    if not with_connection(url, is_there):
+    if with_connection(url, lambda connection: look_at(connection, queue)) is None:
         typer.echo(f"there is no queue {queue}: is {group} the group's name?", err=True)
 
 

@@ -6,8 +6,6 @@ import typer
 
 from partymq.cli.brokers import DEFAULT_URL, Group, Json, Url, print_json, print_table, with_connection
 
-_NOT_FOUND = 404
-
 if TYPE_CHECKING:
     from partymq.amqp.connection import Connection
     from partymq.amqp.topology import QueueInfo
@@ -119,18 +117,10 @@ async def _left(connection: "Connection", group: str, before: Any) -> tuple[int,
 
 async def _state(connection: "Connection", queue: str) -> "QueueInfo":
     """What is in a queue; nothing where it is gone."""
+    from partymq.amqp.looking import look_at
     from partymq.amqp.topology import QueueInfo
-    from partymq.errors import ChannelClosed
 
-    channel = await connection.open_channel()
-    try:
-        return await channel.declare_queue(queue, passive=True)
-    except ChannelClosed as error:
-        if error.code != _NOT_FOUND:
-            raise
-        return QueueInfo(queue, 0, 0)
-    finally:
-        await channel.close()
+    return await look_at(connection, queue) or QueueInfo(queue, 0, 0)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Any, Final
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Returned, Span, body_of, properties_of, publish_frame, with_channel
+from partymq.amqp.looking import look_at
 from partymq.amqp.publishing import Publishing
 from partymq.client.failure import (
     ATTEMPTS_HEADER,
@@ -118,15 +119,8 @@ class ParkedKey:
 
 async def count(connection: Connection, queue: str) -> int:
     """Ready messages of a queue; 0 where there is none of that name. Raises BrokerError."""
-    channel = await connection.open_channel()
-    try:
-        return (await channel.declare_queue(queue, passive=True)).messages
-    except ChannelClosed as error:
-        if error.code != _NOT_FOUND:
-            raise
-        return 0
-    finally:
-        await channel.close()
+    found = await look_at(connection, queue)
+    return found.messages if found is not None else 0
 
 
 async def dead_letters(connection: Connection, group: str, limit: int = 20) -> list[DeadLetter]:

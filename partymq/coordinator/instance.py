@@ -7,11 +7,12 @@ lease is lost, and lines up again.
 from collections.abc import Mapping
 
 from partymq.amqp.connection import Connection
+from partymq.amqp.looking import look_at
 from partymq.config.settings import BrokerSettings, GroupSettings
 from partymq.coordinator.depths import QueueDepths
 from partymq.coordinator.lease import Lease, StateMessage
 from partymq.coordinator.management import Management
-from partymq.coordinator.participant import Participant, Work, exists
+from partymq.coordinator.participant import Participant, Work
 from partymq.coordinator.term import Term
 from partymq.coordinator.topology import declare_write_exchange
 from partymq.errors import BrokerError, ConfigError
@@ -57,7 +58,7 @@ class GroupInstance(Participant):
 
     async def fronted(self, connection: Connection) -> None:
         """See `Participant`. Raises ConfigError where the broker has a pull group of this name."""
-        if await exists(connection, settings_queue(self.name)):
+        if await look_at(connection, settings_queue(self.name)) is not None:
             raise ConfigError(
                 f"group {self.name}: mode = 'push' is set here, or left out, but on this broker it is a pull"
                 f' group (it has the queue {settings_queue(self.name)}): set mode = "pull", take another'

@@ -16,13 +16,12 @@ from partymq.coordinator.commands import CommandClient
 from partymq.coordinator.office import Office
 from partymq.coordinator.reconnect import again_and_again
 from partymq.coordinator.statistics import GroupStatistics
-from partymq.errors import BrokerError, ChannelClosed, ConfigError, ConnectionLost, NoCoordinator
+from partymq.errors import BrokerError, ConfigError, ConnectionLost, NoCoordinator
 from partymq.group.wire import Call, Command, Describe, Heartbeat, MemberCall, Reply, Status
 from partymq.log import get_logger
 
 _LONGEST_WAIT: Final = 10.0
 _LOOK: Final = 2.0
-_NOT_FOUND: Final = 404
 
 _log = get_logger(__name__)
 
@@ -195,20 +194,6 @@ class Participant(ABC):
         if self._commands is None:
             raise ConnectionLost(f"{self._trouble}; try again")
         return await self._commands.call(request_id, call)
-
-
-async def exists(connection: Connection, queue: str) -> bool:
-    """Whether there is such a queue. Raises BrokerError."""
-    channel = await connection.open_channel()
-    try:
-        await channel.declare_queue(queue, passive=True)
-        return True
-    except ChannelClosed as error:
-        if error.code != _NOT_FOUND:
-            raise
-        return False
-    finally:
-        await channel.close()
 
 
 def _answer(waiting: "asyncio.Future[Reply]", reply: Reply) -> None:

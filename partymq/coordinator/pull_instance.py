@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from partymq.amqp.connection import Connection
+from partymq.amqp.looking import look_at
 from partymq.config.pull import PullGroupSettings
 from partymq.config.settings import BrokerSettings
 from partymq.coordinator.backlog import watch_backlog
 from partymq.coordinator.candidate import Candidate
 from partymq.coordinator.ingress import Ingress
-from partymq.coordinator.participant import Participant, Work, exists
+from partymq.coordinator.participant import Participant, Work
 from partymq.coordinator.pull import PullSettings, PullTerm
 from partymq.coordinator.pull_topology import agree, read_layout
 from partymq.errors import BrokerError, ConfigError
@@ -72,7 +73,7 @@ class PullInstance(Participant):
 
     async def _refuse_push_group(self, connection: Connection) -> None:
         queue = state_queue(self.name)
-        if await exists(connection, queue):
+        if await look_at(connection, queue) is not None:
             raise ConfigError(
                 f"group {self.name}: mode = 'pull' is set here, but on this broker it is a push group (it has"
                 f" the queue {queue}, and no settings of a pull group): take another group, or end that one:"

@@ -4,7 +4,7 @@ from typing import Final
 
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Message, decode
-from partymq.amqp.topology import QueueInfo
+from partymq.amqp.looking import look_at
 from partymq.coordinator.pull_topology import locked, write_layout
 from partymq.errors import ChannelClosed, ConfigError
 from partymq.group.layout import GroupLayout
@@ -89,7 +89,7 @@ async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_
                 await channel.delete_queue(looked_through(queue))
             half = layout.resized(MOST_PARTITIONS)  # of a resize that came to its end before it was written
             for partition in range(half.partitions):
-                if not await _exists(connection, half.queue(group, partition)):
+                if await look_at(connection, half.queue(group, partition)) is None:
                     break
                 await channel.delete_queue(half.queue(group, partition))
             rings = [ring_exchange(group, layout.layout + step) for step in (-1, 0, 1)]
@@ -157,21 +157,5 @@ async def _is_locked(connection: Connection, lock: str) -> bool:
 
 
 async def _consumers(connection: Connection, queue: str) -> int:
-    found = await _look_at(connection, queue)
+    found = await look_at(connection, queue)
     return found.consumers if found is not None else 0
-
-
-async def _exists(connection: Connection, queue: str) -> bool:
-    return await _look_at(connection, queue) is not None
-
-
-async def _look_at(connection: Connection, queue: str) -> QueueInfo | None:
-    channel = await connection.open_channel()
-    try:
-        return await channel.declare_queue(queue, passive=True)
-    except ChannelClosed as error:
-        if error.code != _NOT_FOUND:
-            raise
-        return None
-    finally:
-        await channel.close()

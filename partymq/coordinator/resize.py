@@ -11,9 +11,10 @@ from time import monotonic
 from typing import Any, Final
 
 from partymq.amqp.connection import Connection
+from partymq.amqp.looking import look_at
 from partymq.coordinator.pull_removal import remove_before
 from partymq.coordinator.pull_topology import locked, read_layout, unbind
-from partymq.errors import ChannelClosed, ConfigError
+from partymq.errors import ConfigError
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.layout import GroupLayout
@@ -27,7 +28,6 @@ _ON_ITS_WAY: Final = 2.0
 """Seconds after the last binding has gone in which what was routed before may still arrive in a queue."""
 _EMPTY: Final = 1.0
 """Seconds between the first and the last look that find a queue empty."""
-_NOT_FOUND: Final = 404
 
 _log = get_logger(__name__)
 
@@ -118,20 +118,12 @@ class Resize:
     async def _look_at(self, number: int, layout: GroupLayout) -> None:
         """Without a consumer a queue's count is all that is in it; with one, what is not acked is missing."""
         before = layout.before()
-        channel = await self._connection.open_channel()
-        try:
-            if before is None:
-                self._happened(ev.Retired(number))
-                return
-            found = await channel.declare_queue(before.queue(self._group, number), passive=True)
-        except ChannelClosed as error:
-            if error.code != _NOT_FOUND:
-                raise
+        found = None
+        if before is not None:
+            found = await look_at(self._connection, before.queue(self._group, number))
+        if found is None:
             self._happened(ev.Retired(number))
-            return
-        finally:
-            await channel.close()
-        if found.messages:
+        elif found.messages:
             self._empty_since.pop(number, None)
             self._happened(ev.Occupied(number))
         elif found.consumers:
