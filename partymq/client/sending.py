@@ -16,7 +16,7 @@ from partymq.amqp.content import Returned
 from partymq.client.encoding import Encoder
 from partymq.client.outbox import Outbox
 from partymq.client.routes import Routes
-from partymq.coordinator.pull_topology import agree, declare, locked, read_layout, read_layout_since
+from partymq.coordinator.pull_topology import agree, declare_again, read_layout_since
 from partymq.errors import BrokerError, ChannelClosed, ConfigError, ConnectionLost, PartyMQError, Unroutable
 from partymq.group.key import KeyRule
 from partymq.group.layout import WISHES, GroupLayout
@@ -184,9 +184,7 @@ class Sender:
     async def _repair(self, connection: Connection, layout: GroupLayout) -> None:
         """A queue or a binding has gone although the layout is the same."""
         _log.warning("a partition's queue or binding is gone; it is declared again", group=self._group)
-        async with locked(connection, self._group):
-            if await read_layout(connection, self._group, to_change=True) == layout:
-                await declare(connection, self._group, layout)
+        await declare_again(connection, self._group, layout)
 
     def _give_back_up(self, returned: Returned | None, why: str) -> None:
         code, text = (returned.code, returned.text) if returned is not None else (312, "NO_ROUTE")

@@ -20,7 +20,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.config.pull import PullGroupSettings
 from partymq.config.settings import BrokerSettings
-from partymq.coordinator.pull_topology import declare, locked, read_layout_since
+from partymq.coordinator.pull_topology import declare_again, locked, read_layout_since
 from partymq.coordinator.reconnect import Backoff, again_and_again
 from partymq.coordinator.router_lock import RouterLock
 from partymq.coordinator.settings import ingress_settings
@@ -33,9 +33,6 @@ from partymq.router.session import COALESCE, Session
 from partymq.router.statistics import Statistics
 
 _LONGEST_WAIT: Final = 5.0
-_BETWEEN_LOOKS: Final = 0.3
-"""So often, so many seconds apart, are settings looked for that are not there, or older than they were: they
-may be in the hands of others who read them."""
 _NOT_FOUND: Final = 404
 
 _log = get_logger(__name__)
@@ -260,14 +257,8 @@ class Ingress:
         )
 
     async def _repair(self, connection: Connection, layout: GroupLayout) -> None:
-        """Declare what is missing, if this is the group's layout: with an older one order would be lost."""
         try:
-            async with locked(connection, self._group):
-                looks = [await self._read(connection)]
-                await asyncio.sleep(_BETWEEN_LOOKS)
-                looks.append(await self._read(connection))
-                if all(look == layout for look in looks):
-                    await declare(connection, self._group, layout)
+            await declare_again(connection, self._group, layout)
         except ConfigError as error:
             self._trouble = str(error)
             _log.error("a partition can't be declared again", group=self._group, reason=str(error))

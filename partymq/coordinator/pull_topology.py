@@ -189,6 +189,16 @@ async def declare(connection: Connection, group: str, layout: GroupLayout, *, ne
         await _declare_beside(connection, group, queue, arguments)
 
 
+async def declare_again(connection: Connection, group: str, layout: GroupLayout) -> None:
+    """Declares what is missing of a layout, if it is still the group's: an older one would cost the order.
+
+    Raises as `declare` and `read_layout` do.
+    """
+    async with locked(connection, group):
+        if await read_layout(connection, group, to_change=True) == layout:
+            await declare(connection, group, layout)
+
+
 async def unbind(connection: Connection, group: str, layout: GroupLayout) -> None:
     """Takes the bindings of a layout away: what is published to it from now on comes back to its publisher,
     or goes to the next layout, where the broker hashes the keys. A router leaves it before.
