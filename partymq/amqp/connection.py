@@ -15,6 +15,7 @@ from pamqp.commands import Connection as Method
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.codec import Got, Parser
+from partymq.amqp.dialing import first_that_answers
 from partymq.amqp.methods import PROTOCOL_HEADER, encode_method, make
 from partymq.amqp.transport import Transport
 from partymq.amqp.url import BrokerUrl
@@ -35,7 +36,7 @@ _MethodT = TypeVar("_MethodT", bound=base.Frame)
 
 
 async def connect(url: BrokerUrl, *, name: str, timeout: float = 10.0, coalesce: float = 0.0) -> "Connection":
-    """Connects and logs in.
+    """Connects and logs in, to the first node of a cluster that answers.
 
     Args:
         name: what the broker shows as the connection's name.
@@ -46,19 +47,17 @@ async def connect(url: BrokerUrl, *, name: str, timeout: float = 10.0, coalesce:
     Raises ConfigError (TLS files), LoginRefused (credentials, virtual host), ConnectionLost (everything
     else, timeout included) and ProtocolError (no AMQP 0-9-1 there).
     """
-    connection = Connection(url, name, coalesce)
-    seconds = url.connection_timeout or timeout
-    try:
-        async with asyncio.timeout(seconds):
-            await connection.establish()
-    except TimeoutError:
-        error = ConnectionLost(f"{url.host}:{url.port}: no connection within {seconds:g} s")
-        connection.abort(error)
-        raise error from None
-    except BaseException:
-        connection.abort()
-        raise
-    return connection
+
+    async def attempt(node: BrokerUrl, address: str) -> Connection:
+        connection = Connection(node, name, coalesce)
+        try:
+            await connection.establish(address)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    return await first_that_answers(url, url.connection_timeout or timeout, attempt)
 
 
 class Connection:
@@ -101,7 +100,7 @@ class Connection:
         state = f"lost: {self.error}" if self.error else f"{len(self._channels)} channels"
         if self.blocked is not None:
             state += f", blocked: {self.blocked}"
-        return f"<Connection {self.name} to {self._url.host}:{self._url.port}: {state}>"
+        return f"<Connection {self.name} to {self._url.where}: {state}>"
 
     # State ----------------------------------------------------------------------------------------
 
@@ -225,8 +224,8 @@ class Connection:
 
     # Connecting -----------------------------------------------------------------------------------
 
-    async def establish(self) -> None:
-        """Connects and logs in; for `connect`, which bounds it."""
+    async def establish(self, address: str) -> None:
+        """Connects to this address of the host and logs in; for `connect`, which bounds it."""
         url = self._url
         context = url.ssl_context()
         self._control = asyncio.Queue()
@@ -234,14 +233,14 @@ class Connection:
         try:
             await loop.create_connection(
                 lambda: self._transport,
-                url.host,
+                address,
                 url.port,
                 ssl=context,
                 server_hostname=(url.server_name or url.host) if context else None,
             )
         except (OSError, UnicodeError) as error:
             what = "TLS" if context and "ssl" in type(error).__module__ else "connecting"
-            raise ConnectionLost(f"{url.host}:{url.port}: {what} failed: {error}") from error
+            raise ConnectionLost(f"{url.where}: {what} failed: {error}") from error
         self.write(PROTOCOL_HEADER)
         start = await self._expect(Method.Start)
         self.server_properties = dict(start.server_properties or {})

@@ -1,5 +1,10 @@
-"""Where a broker is and how to log in, as one URL (the broker's own URI scheme and query options)."""
+"""Where a broker is and how to log in, as one URL (the broker's own URI scheme and query options).
 
+Of a cluster the URL may name several nodes, `amqp://user:password@host1:5672,host2:5672,host3/vhost`; all
+else holds for each of them.
+"""
+
+import re
 import ssl
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NoReturn
@@ -21,6 +26,9 @@ _NUMBERS: Final = {
     "frame_max": (0, 0xFFFF_FFFF),
 }
 _OPTIONS: Final = (*_NUMBERS, *_TLS_OPTIONS, *_IGNORED)
+_HOSTS: Final = re.compile(r"//(?:[^/?#]*@)?([^/?#]*)")
+Address = tuple[str, int]
+"""Host and port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +36,10 @@ class BrokerUrl:
     """A broker's address and what goes with it.
 
     Attributes:
+        host, port: of the node that is named first.
+        others: the further nodes of a cluster.
         heartbeat: seconds between heartbeats that we ask for; the broker may make it less. 0 = none.
-        connection_timeout: seconds for the whole of connecting; None = the caller's.
+        connection_timeout: seconds for the whole of connecting, to all nodes together; None = the caller's.
         channel_max: the most channels on a connection, 0 = the broker's limit.
         frame_max: bytes of a frame at most, 0 = the broker's limit.
         verify: whether the broker's certificate has to be valid (`verify_peer`) or not.
@@ -52,20 +62,26 @@ class BrokerUrl:
     key_password: str | None = field(default=None, repr=False)
     verify: Verify = "verify_peer"
     server_name: str | None = None
+    others: tuple[Address, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "BrokerUrl":
         """The broker that a URL means; ConfigError (without the password) where it means none.
 
-        `amqp://user:password@host:port/vhost?options`, or `amqps`. All parts are percent-decoded. A
-        missing or empty vhost is `/`, which is written `%2f`. Options are those of the broker's URI
+        `amqp://user:password@host:port/vhost?options`, or `amqps`; several nodes of a cluster as
+        `host1:port,host2:port`, each with the usual port where it has none. All parts are percent-decoded.
+        A missing or empty vhost is `/`, which is written `%2f`. Options are those of the broker's URI
         specification: heartbeat (seconds), connection_timeout (milliseconds), channel_max, frame_max,
         cacertfile, certfile, keyfile, password (of the key), verify, server_name_indication; and
         auth_mechanism, which can only be `plain`.
         """
+        given = text.strip()
+        found = _HOSTS.search(given)
+        begin, end = found.span(1) if found else (0, 0)
         try:
-            parts = urlsplit(text.strip())
-            port, host = parts.port, parts.hostname
+            # Not every version of Python takes commas beside brackets.
+            parts = urlsplit(given[:begin] + given[end:])
+            nodes = [_node(node) for node in given[begin:end].split(",")]
         except ValueError:
             _refuse(text, "host and port can't be read; write / ? # @ in a password as %2f %3f %23 %40")
         if parts.scheme not in _PORTS:
@@ -74,11 +90,15 @@ class BrokerUrl:
             _refuse(text, "no //; write amqp://host/vhost")
         if parts.fragment:
             _refuse(text, "a '#' in it; write %23")
-        if port == 0:
+        if any(port == 0 for _, port in nodes):
             _refuse(text, "port 0; allowed are 1 to 65535")
+        if len(nodes) > 1 and not all(host for host, _ in nodes):
+            _refuse(text, "a comma without a host beside it; write host1:port,host2:port (%2c in a password)")
+        (host, port), *others = ((host or "localhost", port or _PORTS[parts.scheme]) for host, port in nodes)
         url = cls(
-            host=unquote(host or "localhost"),
-            port=port or _PORTS[parts.scheme],
+            host=host,
+            port=port,
+            others=tuple(others),
             username=_GUEST if parts.username is None else unquote(parts.username),
             password=_GUEST if parts.username is None else unquote(parts.password or ""),
             vhost=unquote(parts.path[1:]) or "/",
@@ -90,7 +110,6 @@ class BrokerUrl:
 
     def masked(self) -> str:
         """The URL without its passwords: for logs and error messages."""
-        host = f"[{self.host}]" if ":" in self.host else quote(self.host, safe="")
         options = {
             name: value
             for name, value in (
@@ -107,12 +126,27 @@ class BrokerUrl:
             if value is not None
         }
         return (
-            f"{'amqps' if self.tls else 'amqp'}://{quote(self.username, safe='')}:***@{host}:{self.port}"
+            f"{'amqps' if self.tls else 'amqp'}://{quote(self.username, safe='')}:***@{self.where}"
             f"/{quote(self.vhost, safe='')}{'?' if options else ''}{urlencode(options, safe='/')}"
         )
 
     def __str__(self) -> str:
         return self.masked()
+
+    @property
+    def where(self) -> str:
+        """Hosts and ports as the URL has them."""
+        return ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{quote(host, safe='')}:{port}"
+            for host, port in ((self.host, self.port), *self.others)
+        )
+
+    def nodes(self) -> list["BrokerUrl"]:
+        """For each node a URL of its own, in the order in which they are named."""
+        return [
+            replace(self, host=host, port=port, others=())
+            for host, port in ((self.host, self.port), *self.others)
+        ]
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """The context for TLS, None where the URL asks for none. ConfigError where a file is not usable."""
@@ -129,6 +163,12 @@ class BrokerUrl:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def _node(text: str) -> tuple[str, int | None]:
+    """Host (empty where there is none) and port of one node. Raises ValueError."""
+    parts = urlsplit(f"//{text}")
+    return unquote(parts.hostname or ""), parts.port
 
 
 def _with_options(url: BrokerUrl, text: str, parts: SplitResult) -> BrokerUrl:

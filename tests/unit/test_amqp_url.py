@@ -25,6 +25,14 @@ from partymq.errors import ConfigError
         ("amqp://[::1]:5673/v", BrokerUrl("::1", 5673, vhost="v")),
         ("amqp://[fe80::1%25eth0]", BrokerUrl("fe80::1%eth0")),
         ("amqp://h?heartbeat=0", BrokerUrl("h", heartbeat=0)),
+        ("amqp://a,b:2,c/v", BrokerUrl("a", others=(("b", 2), ("c", 5672)), vhost="v")),
+        ("amqps://a:1,b", BrokerUrl("a", 1, others=(("b", 5671),), tls=True)),
+        (
+            "amqp://u:x%2cy@[::1]:2,[::2],b?heartbeat=5",
+            BrokerUrl("::1", 2, "u", "x,y", others=(("::2", 5672), ("b", 5672)), heartbeat=5),
+        ),
+        ("amqp://u,v:a,b@h,i", BrokerUrl("h", username="u,v", password="a,b", others=(("i", 5672),))),
+        ("amqp://h,[::1]:3?heartbeat=0", BrokerUrl("h", others=(("::1", 3),), heartbeat=0)),
         (
             "amqp://h/v?heartbeat=5&connection_timeout=1500&channel_max=8&frame_max=8192&auth_mechanism=PLAIN",
             BrokerUrl("h", vhost="v", heartbeat=5, connection_timeout=1.5, channel_max=8, frame_max=8192),
@@ -67,6 +75,11 @@ def test_a_url_means(text: str, expected: BrokerUrl) -> None:
         ("amqp://u:secret@[::1", "host and port"),
         ("amqp://u:secret@h:0", "port 0"),
         ("amqp://u:secret@h/v#x", "'#'"),
+        ("amqp://u:secret@h,i:port", "host and port"),
+        ("amqp://u:secret@h,i:0", "port 0"),
+        ("amqp://u:secret@h,", "a comma without a host"),
+        ("amqp://u:secret@,h", "a comma without a host"),
+        ("amqp://u:secret@h,:5673,i", "a comma without a host"),
         ("amqp://u:secret@h?heartbeat=-1", "heartbeat='-1'; allowed are 0 to 65535"),
         ("amqp://u:secret@h?heartbeat=fast", "heartbeat='fast'"),
         ("amqp://u:secret@h?heartbeat", "options"),
@@ -85,6 +98,19 @@ def test_a_url_is_refused_with_the_reason_and_without_the_password(text: str, wh
         BrokerUrl.parse(text)
     assert why in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_each_node_of_a_cluster_has_a_url_of_its_own() -> None:
+    url = BrokerUrl.parse("amqps://u:hidden@a,b:2,[::1]/v?heartbeat=5&server_name_indication=broker")
+    assert [(node.host, node.port, node.others) for node in url.nodes()] == [
+        ("a", 5671, ()),
+        ("b", 2, ()),
+        ("::1", 5671, ()),
+    ]
+    rest = {(node.username, node.password, node.vhost, node.tls, node.heartbeat) for node in url.nodes()}
+    assert rest == {("u", "hidden", "v", True, 5)}
+    assert url.where == "a:5671,b:2,[::1]:5671"
+    assert url.masked().startswith("amqps://u:***@a:5671,b:2,[::1]:5671/v?heartbeat=5&")
 
 
 def test_no_text_form_shows_a_password() -> None:
