@@ -65,6 +65,15 @@ class BrokerUrl:
     others: tuple[Address, ...] = ()
 
     @classmethod
+    def of(cls, url: "str | BrokerUrl") -> "BrokerUrl":
+        """Itself, or what `parse` makes of a text."""
+        if isinstance(url, BrokerUrl):
+            return url
+        if not isinstance(url, str):
+            raise ConfigError(f"broker URL {url!r}: allowed is a text such as amqp://localhost")
+        return cls.parse(url)
+
+    @classmethod
     def parse(cls, text: str) -> "BrokerUrl":
         """The broker that a URL means; ConfigError (without the password) where it means none.
 

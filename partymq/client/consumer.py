@@ -22,6 +22,7 @@ from partymq.client.ownership import Ownership
 from partymq.client.runner import Runner
 from partymq.client.settings import ConsumerSettings
 from partymq.errors import ConfigError, HandlerFailed
+from partymq.group.allowed import check_group
 from partymq.group.layout import WISHES, GroupLayout, key_rule
 from partymq.group.names import DEFAULT_GROUP
 from partymq.log import get_logger
@@ -77,7 +78,8 @@ class Consumer:
         on_lost: Hook | None = None,
         **settings: Any,
     ) -> None:
-        self.url = BrokerUrl.parse(url) if isinstance(url, str) else url
+        check_group(group)
+        self.url = BrokerUrl.of(url)
         self.group = group
         own = {name: settings.pop(name) for name in tuple(settings) if name in _SETTINGS}
         self.settings = ConsumerSettings(**own)

@@ -110,9 +110,18 @@ class Encoder:
             return out
         return out + _BODY_FRAME(3, self._number, size) + raw + b"\xce"
 
-    def key_in(self, headers: Mapping[str, Any] | None) -> Key | None:
-        """The key that stands in the headers already."""
-        return headers.get(self._name) if headers is not None and self._name else None
+    def key_in(
+        self, headers: Mapping[str, Any] | None, properties: Basic.Properties | None = None
+    ) -> Key | None:
+        """The key that stands in the headers already, or in those of the properties."""
+        name = self._name
+        if name is None:
+            return None
+        for own in (headers, properties.headers if properties is not None else None):
+            if own and name in own:
+                key: Key | None = own[name]  # type: ignore[assignment]
+                return key
+        return None
 
     def _properties(
         self,

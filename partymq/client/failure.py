@@ -7,6 +7,7 @@ from typing import Final, Literal, get_args
 
 from partymq.client.message import Message
 from partymq.errors import ConfigError
+from partymq.group.allowed import check_number
 from partymq.router.contents import EXCHANGE_HEADER, GROUP_HEADER, REASON_HEADER, ROUTING_KEY_HEADER
 
 OnFailure = Literal["dead-letter", "park", "stop"]
@@ -47,17 +48,16 @@ class RetryPolicy:
     jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ConfigError(f"max_attempts = {self.max_attempts}: allowed are 1 and more")
-        if self.first_delay < 0 or self.max_delay < self.first_delay:
+        check_number("max_attempts", self.max_attempts, 1, whole=True)
+        for name in ("first_delay", "max_delay"):
+            check_number(name, getattr(self, name), 0, 86_400, unit="s")
+        if self.max_delay < self.first_delay:
             raise ConfigError(
                 f"first_delay = {self.first_delay:g}, max_delay = {self.max_delay:g}: allowed are 0 and more"
                 " seconds, the second not below the first"
             )
-        if self.factor < 1:
-            raise ConfigError(f"factor = {self.factor:g}: allowed are 1 and more")
-        if not 0 <= self.jitter <= 1:
-            raise ConfigError(f"jitter = {self.jitter:g}: allowed are 0 to 1")
+        check_number("factor", self.factor, 1, 1_000)
+        check_number("jitter", self.jitter, 0, 1)
 
     def delay(self, attempt: int, chance: float) -> float | None:
         """Seconds until the next attempt after the failure of this one; None: it is given up.

@@ -69,7 +69,11 @@ def make_handler(function: Handle, threads: Executor | None) -> Handler:
     def plain(message: Message) -> None:
         if message.lost.is_set():  # while it waited for a thread
             raise ConnectionLost("the partition was lost before its message was begun")
-        result = function(message) if decode is None else function(message, decode(message))
+        try:
+            result = function(message) if decode is None else function(message, decode(message))
+        except StopIteration as error:
+            # A future does not take it: nobody would learn that the function has ended.
+            raise RuntimeError(f"{_name(function)} raised StopIteration") from error
         if inspect.iscoroutine(result):
             result.close()
             raise TypeError(f"{_name(function)} is a plain function but returns a coroutine: make it async")

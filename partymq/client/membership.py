@@ -39,6 +39,7 @@ from partymq.errors import (
     NoCoordinator,
     UnknownMember,
 )
+from partymq.group.allowed import check_number
 from partymq.group.layout import GroupLayout
 from partymq.group.wire import Assignment, Bind, Heartbeat, MemberCall, Ready, Released, Status, Unbind
 from partymq.log import get_logger
@@ -86,14 +87,13 @@ class MembershipSettings:
     coordinator: Literal["embedded", "server"] = "embedded"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.session_timeout <= 3600:
-            raise ConfigError(f"session_timeout = {self.session_timeout!r}: allowed are 1 to 3600 s")
-        if not 0 <= self.rejoin_grace <= 86_400:
-            raise ConfigError(f"rejoin_grace = {self.rejoin_grace!r}: allowed are 0 to 86400 s")
+        check_number("session_timeout", self.session_timeout, 1, 3600, unit="s")
+        check_number("rejoin_grace", self.rejoin_grace, 0, 86_400, unit="s")
         if self.coordinator not in ("embedded", "server"):
             raise ConfigError(f"coordinator = {self.coordinator!r}: allowed are embedded and server")
-        if self.name is not None and not 1 <= len(self.name) <= _LONGEST_NAME:
-            raise ConfigError(f"name = {self.name!r}: allowed are 1 to {_LONGEST_NAME} characters")
+        name = self.name
+        if name is not None and not (isinstance(name, str) and 1 <= len(name) <= _LONGEST_NAME):
+            raise ConfigError(f"name = {name!r}: allowed is a text of 1 to {_LONGEST_NAME} characters")
 
 
 class Membership:

@@ -18,7 +18,8 @@ from partymq.amqp.url import BrokerUrl
 from partymq.client.encoding import Key, key_bytes
 from partymq.client.outbox import Batch, Item, Outbox
 from partymq.client.sending import Sender
-from partymq.errors import CallTimeout, ConfigError, ConnectionLost
+from partymq.errors import CallTimeout, ConnectionLost
+from partymq.group.allowed import check_group, check_number
 from partymq.group.layout import GroupLayout, key_rule
 from partymq.group.names import DEFAULT_GROUP
 
@@ -80,14 +81,15 @@ class Publisher:
         max_in_flight_bytes: int = 32 * 1024 * 1024,
         **wish: Any,
     ) -> None:
-        self.url = BrokerUrl.parse(url) if isinstance(url, str) else url
+        check_group(group)
+        self.url = BrokerUrl.of(url)
         self.group = group
         if isinstance(wish.get("key"), str):
             wish["key"] = key_rule(wish["key"])
         GroupLayout.of(wish)
-        for name, value in (("timeout", timeout), ("max_in_flight", max_in_flight)):
-            if value <= 0:
-                raise ConfigError(f"{name} = {value!r}: allowed is more than 0")
+        check_number("timeout", timeout, 0.001, unit="s")
+        check_number("max_in_flight", max_in_flight, 1, whole=True)
+        check_number("max_in_flight_bytes", max_in_flight_bytes, 1, whole=True)
         self._timeout = timeout
         self._limit = max_in_flight
         self._limit_bytes = max_in_flight_bytes
@@ -151,7 +153,8 @@ class Publisher:
 
         Args:
             body: bytes as they are, a text in UTF-8, anything else as JSON.
-            key: what it is ordered by. Without one it goes to any partition, and is ordered by nothing.
+            key: what it is ordered by; left out, what stands in the group's key header already. Without one
+                it goes to any partition, and is ordered by nothing.
             headers: its own.
             properties: its own; persistent, with the content type of the body, where they say nothing else.
 
@@ -257,8 +260,8 @@ class Publisher:
         sender = self._sender
         if sender.over is not None:
             raise sender.over
-        if key is None and headers is not None:
-            key = sender.encoder.key_in(headers)
+        if key is None and (headers is not None or properties is not None):
+            key = sender.encoder.key_in(headers, properties)
         raw = key_bytes(key)
         if raw is not None and sender.routes is not None and len(raw) > sender.routes.longest_key:
             longest = sender.routes.longest_key

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from partymq.client.failure import OnFailure, RetryPolicy, check_on_failure
 from partymq.errors import ConfigError
+from partymq.group.allowed import check_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,11 @@ class ConsumerSettings:
             ("concurrency", self.concurrency, 1_000_000),
             ("threads", self.threads, 10_000),
         ):
-            if not isinstance(value, int) or not 1 <= value <= highest:
-                raise ConfigError(f"{name} = {value!r}: allowed are 1 to {highest}")
-        if not 0 <= self.ack_interval <= 1:
-            raise ConfigError(f"ack_interval = {self.ack_interval!r}: allowed are 0 to 1 s")
-        if self.stop_timeout < 0:
-            raise ConfigError(f"stop_timeout = {self.stop_timeout!r}: allowed are 0 s and more")
+            check_number(name, value, 1, highest, whole=True)
+        check_number("ack_interval", self.ack_interval, 0, 1, unit="s")
+        check_number("stop_timeout", self.stop_timeout, 0, 86_400, unit="s")
+        if not isinstance(self.retry, RetryPolicy):
+            raise ConfigError(
+                f"retry = {self.retry!r}: allowed is a RetryPolicy, say RetryPolicy(max_attempts=3)"
+            )
         check_on_failure(self.on_failure)

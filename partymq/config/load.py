@@ -27,6 +27,7 @@ from partymq.config.origin import Origin, Origins, Path_, dotted, shown, wrong
 from partymq.config.pull import PullGroupSettings
 from partymq.config.settings import AnyGroup, GroupSettings, Settings
 from partymq.errors import ConfigError
+from partymq.group.allowed import GROUP_NAME, GROUP_NAMES
 from partymq.group.names import DEFAULT_GROUP
 
 PREFIX = "PARTYMQ_"
@@ -34,7 +35,6 @@ CONFIG_FILE_ENV = "PARTYMQ_CONFIG"
 _OTHERS = frozenset({CONFIG_FILE_ENV, "PARTYMQ_RABBITMQ_SERVER"})
 """Variables that are not settings of the server but known to some other part."""
 
-_GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Kubernetes puts these into every pod of a namespace that has a service called `partymq`.
 _SERVICE_LINK = re.compile(r"PARTYMQ_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
@@ -96,10 +96,9 @@ class _Loader:
         if not isinstance(tables, dict):
             raise ConfigError(f"{self._file}: groups: allowed are tables such as [groups.orders]")
         for name in tables:
-            if _GROUP_NAME.fullmatch(name) is None:
+            if GROUP_NAME.fullmatch(name) is None:
                 raise ConfigError(
-                    f"{self._file}: groups.{quoted(name)}: allowed as a group's name are 1 to 100 letters, "
-                    "digits, dots, hyphens and underscores, a letter or digit in front"
+                    f"{self._file}: groups.{quoted(name)}: allowed as a group's name are {GROUP_NAMES}"
                 )
         return tables
 

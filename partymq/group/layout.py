@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Self, get_args
 import msgspec
 
 from partymq.errors import ConfigError
+from partymq.group.allowed import check_number
 from partymq.group.key import KeyRule
 from partymq.group.names import MOST_PARTITIONS, partition_key, partition_queue
 
@@ -81,8 +82,7 @@ class GroupLayout:
     previous_prefetch: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.partitions, int) or not 1 <= self.partitions <= MOST_PARTITIONS:
-            raise ConfigError(f"partitions = {self.partitions!r}: allowed are 1 to {MOST_PARTITIONS}")
+        check_number("partitions", self.partitions, 1, MOST_PARTITIONS, whole=True)
         for name, value, allowed in (
             ("queue_type", self.queue_type, get_args(QueueType)),
             ("ingress", self.ingress, get_args(Ingress)),
@@ -92,8 +92,11 @@ class GroupLayout:
         for name, number in (("layout", self.layout), ("version", self.version)):
             if number < 1:
                 raise ConfigError(f"{name} = {number}: allowed are 1 and more")
-        if not isinstance(self.prefetch, int) or not 0 <= self.prefetch <= 10_000_000:
-            raise ConfigError(f"prefetch = {self.prefetch!r}: allowed are 0 (the usual) to 10000000")
+        check_number("prefetch", self.prefetch, 0, 10_000_000, whole=True)
+        if not isinstance(self.key, KeyRule):
+            raise ConfigError(
+                f"key = {self.key!r}: allowed are texts such as header:customer and routing_key"
+            )
         sources = {"publisher": ("header",), "hash-exchange": _KEY_OF_HASH}.get(self.ingress)
         if sources is not None and self.key.source not in sources:
             raise ConfigError(

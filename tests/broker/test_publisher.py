@@ -89,6 +89,9 @@ async def test_a_message_is_in_its_keys_queue_as_it_was_given(
         await publisher.publish({"amount": 7}, key="customer-42")
         await publisher.publish(b"\0raw", key="customer-42", headers={"trace": "t1"})
         await publisher.publish("größer", key=42)
+        in_headers = Basic.Properties(headers={"partitionKey": 42})
+        for _ in range(4):
+            await publisher.publish(b"", properties=in_headers)
         layout = publisher.layout
     first, second = await drained(connection, layout.queue(GROUP, partition_of(b"customer-42", 4)))
     assert first.body == b'{"amount":7}'
@@ -97,8 +100,9 @@ async def test_a_message_is_in_its_keys_queue_as_it_was_given(
     assert first.properties.headers == {"partitionKey": "customer-42"}
     assert second.body == b"\0raw"
     assert second.properties.headers == {"partitionKey": "customer-42", "trace": "t1"}
-    (third,) = await drained(connection, layout.queue(GROUP, partition_of(b"42", 4)))
+    third, *others = await drained(connection, layout.queue(GROUP, partition_of(b"42", 4)))
     assert third.body.decode() == "größer"
+    assert len(others) == 4
 
 
 async def test_messages_without_a_key_are_spread(vhost: Vhost, connection: Connection) -> None:

@@ -195,6 +195,9 @@ async def test_retries_come_later_and_later_and_end():
         {"first_delay": 5, "max_delay": 1},
         {"factor": 0.5},
         {"jitter": 2},
+        {"max_attempts": 1.5},
+        {"first_delay": "1"},
+        {"max_delay": float("inf")},
     ],
 )
 async def test_a_retry_policy_that_is_not_possible_is_refused(wrong: dict[str, Any]):
@@ -204,7 +207,17 @@ async def test_a_retry_policy_that_is_not_possible_is_refused(wrong: dict[str, A
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"concurrency": 0}, {"threads": 0}, {"ack_interval": 2}, {"on_failure": "drop"}],
+    [
+        {"concurrency": 0},
+        {"concurrency": True},
+        {"threads": 0},
+        {"threads": "8"},
+        {"ack_interval": 2},
+        {"stop_timeout": "30"},
+        {"stop_timeout": float("nan")},
+        {"retry": {"max_attempts": 3}},
+        {"on_failure": "drop"},
+    ],
 )
 async def test_settings_that_are_not_possible_are_refused(wrong: dict[str, Any]):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
@@ -240,6 +253,14 @@ async def test_a_message_that_is_given_up_says_where_it_came_from_and_why():
         "5",
         "2",
     )
+
+
+async def test_a_plain_function_that_raises_stop_iteration_has_ended_as_well():
+    with ThreadPoolExecutor(1) as threads:
+        handler = make_handler(lambda _seen: next(iter(())), threads)
+        async with asyncio.timeout(5):
+            with pytest.raises(RuntimeError, match="StopIteration"):
+                await handler.call(message(b""))
 
 
 async def test_a_handler_that_waited_for_a_thread_does_not_begin_when_its_partition_is_lost():

@@ -62,6 +62,15 @@ def test_what_was_set_in_the_properties_stays() -> None:
     assert own.headers == {"a": 1}
 
 
+def test_a_key_that_stands_in_the_headers_is_found_wherever_they_are() -> None:
+    encoder, headers = Encoder(1, 0, RULE), {"partitionKey": "k"}
+    assert encoder.key_in(headers) == "k"
+    assert encoder.key_in(None, Basic.Properties(headers=headers)) == "k"
+    assert encoder.key_in({"a": 1}, Basic.Properties(headers=headers)) == "k"
+    assert encoder.key_in({"partitionKey": "own"}, Basic.Properties(headers=headers)) == "own"
+    assert encoder.key_in({"a": 1}, Basic.Properties()) is None
+
+
 def test_a_big_body_is_split() -> None:
     body = bytes(range(256)) * 100
     content = Encoder(1, 4_096, RULE).encode(body, b"k")
@@ -185,16 +194,22 @@ def test_settings_of_a_group_are_read_as_they_were_written() -> None:
 @pytest.mark.parametrize(
     ("wish", "told"),
     [
-        ({"partitions": 0}, "partitions = 0: allowed are 1 to"),
+        ({"partitions": 0}, "partitions = 0: allowed are whole numbers, 1 to"),
         ({"queue_type": "stream"}, "queue_type = 'stream': allowed are quorum, classic"),
         ({"key": "body:id"}, "key = body:id: with ingress publisher allowed are header"),
         ({"partition": 3}, "unknown settings of a group: partition; known are partitions"),
-        ({"timeout": 0}, "timeout = 0: allowed is more than 0"),
+        ({"timeout": 0}, "timeout = 0: allowed are numbers, 0.001 and more s"),
+        ({"timeout": "30"}, "timeout = '30': allowed are numbers"),
+        ({"timeout": float("nan")}, "timeout = nan: allowed are numbers"),
+        ({"max_in_flight": 1.5}, "max_in_flight = 1.5: allowed are whole numbers, 1 and more"),
+        ({"max_in_flight_bytes": 0}, "max_in_flight_bytes = 0: allowed are whole numbers, 1 and more"),
+        ({"group": "a b"}, "group = 'a b': allowed are 1 to 100 letters"),
+        ({"key": 5}, "key = 5: allowed are texts such as"),
     ],
 )
 def test_a_wrong_setting_is_named(wish: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        Publisher("amqp://localhost", group="g", **wish)  # type: ignore[arg-type]
+        Publisher("amqp://localhost", **({"group": "g"} | wish))  # type: ignore[arg-type]
 
 
 def test_settings_that_can_not_be_read_are_shown() -> None:
