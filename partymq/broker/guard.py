@@ -26,12 +26,52 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-GOODBYE = b"bye"
-CLEANUP_SECONDS = 5.0
+_GOODBYE = b"bye"
+_CLEANUP_SECONDS = 5.0
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _OPEN_FILES = 65_536
+
+
+def start(
+    commands: Sequence[Sequence[str]], environment: Mapping[str, str], console: int, remove: str | None
+) -> "subprocess.Popen[bytes]":
+    """A guard as our child, with its plan; what the commands print goes to the descriptor `console`."""
+    plan = {"commands": commands, "remove": remove}
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, json.dumps(plan)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=console,
+        start_new_session=True,
+    )
+
+
+def pid_of(process: "subprocess.Popen[bytes]", seconds: float) -> int | None:
+    """Process id of the node that a guard has started; None where it could not, or not in time."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], seconds)
+    line = process.stdout.readline() if ready else b""
+    return int(json.loads(line)["pid"]) if line else None
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Have a guard end with all that it has started; returns when that is gone."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(OSError):
+        process.stdin.write(_GOODBYE)
+        process.stdin.flush()
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(_CLEANUP_SECONDS + 5.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
 
 
 def main(plan: Mapping[str, object]) -> int:
@@ -102,7 +142,7 @@ def _wait(node: int, parent: int, wake: int) -> tuple[int | None, bool]:
             got = os.read(0, 512)
             said += got
             if not got:
-                return None, said != GOODBYE
+                return None, said != _GOODBYE
         # A forked child of the parent may keep the pipe open after the parent's death.
         if os.getppid() != parent:
             return None, True
@@ -123,7 +163,7 @@ def _reap() -> dict[int, int]:
 def _kill_descendants() -> dict[int, int]:
     """Kill all, also those that become ours when their parents end; bounded in time."""
     ended: dict[int, int] = {}
-    deadline = time.monotonic() + CLEANUP_SECONDS
+    deadline = time.monotonic() + _CLEANUP_SECONDS
     while time.monotonic() < deadline:
         children = _children(os.getpid())
         if not children:

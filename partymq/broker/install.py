@@ -31,6 +31,10 @@ class Installation:
     ctl: Path
     epmd: Path
 
+    def epmd_command(self, port: int) -> list[str]:
+        """Erlang's port mapper, on the loopback address."""
+        return [str(self.epmd), "-port", str(port), "-address", "127.0.0.1"]
+
 
 def find_installation(environ: Mapping[str, str] = os.environ) -> Installation:
     """The RabbitMQ of this machine.

@@ -2,25 +2,21 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import random
-import select
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from partymq.broker import guard, probe
-from partymq.broker.aside import aside
+from partymq.broker.aside import Startable, aside
 from partymq.broker.install import Installation, find_installation
+from partymq.broker.place import Place
 from partymq.broker.ports import free_ports, is_free
 from partymq.broker.settings import NodeFiles, node_environment
 from partymq.errors import NodeError
@@ -32,7 +28,7 @@ _STOP_SECONDS = 20.0
 _PORT_TRIES = 3
 
 
-class PrivateNode:
+class PrivateNode(Startable):
     """A RabbitMQ node that is ours alone: own data, ports, cookie and epmd, on the loopback address only.
 
     Between `start()` and `close()` it is a child of this process and ends with it, even if this process is
@@ -54,6 +50,7 @@ class PrivateNode:
         port: int | None = None,
         management_port: int | None = None,
         start_timeout: float = _START_SECONDS,
+        place: Place | None = None,
     ) -> None:
         """Nothing is started or written yet.
 
@@ -64,6 +61,7 @@ class PrivateNode:
             config: more lines of rabbitmq.conf, as key and value; they win over ours.
             port, management_port: None: free ones.
             start_timeout: seconds that a start may take before it is given up.
+            place: in a cluster; see `PrivateCluster`.
         """
         self._keep_data = data_dir is not None
         self._given_dir = None if data_dir is None else Path(data_dir).absolute()
@@ -74,6 +72,7 @@ class PrivateNode:
         self._ports: tuple[int, int, int, int] | None = None
         self._chooser = random.Random()
         self._start_timeout = start_timeout
+        self._place = place
         self._installation: Installation | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._pid = 0
@@ -183,11 +182,22 @@ class PrivateNode:
     def kill(self) -> None:
         """End the node at once, as a crash would (SIGKILL); returns when it is gone. The data stays."""
         if self._guard is not None:
-            self._end(self._guard)
+            if self.running and self._pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._pid, signal.SIGKILL)
+            guard.end(self._guard)
             self._guard = None
             self._pid = 0
         if self._files is not None:
             self._files.unlock()
+
+    def freeze(self) -> None:
+        """Have the node stand still (SIGSTOP) until `thaw()`, as a machine does that hangs."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Have the node go on (SIGCONT)."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def restart(self) -> None:
         """`stop()` (unless it is down already) and `start()` on the same data and ports."""
@@ -246,22 +256,9 @@ class PrivateNode:
         """
         return probe.cpu_seconds(self.pid)
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def start_async(self) -> None:
-        """`start()` beside the event loop. Cancelled: the start is given up, and nothing is left running."""
-        await aside(self.start, self._given_up.set)
+    def give_up(self) -> None:
+        """Have a start that is under way in another thread fail soon."""
+        self._given_up.set()
 
     async def stop_async(self, timeout: float = _STOP_SECONDS) -> None:
         await aside(lambda: self.stop(timeout))
@@ -270,67 +267,27 @@ class PrivateNode:
         await aside(self.kill)
 
     async def restart_async(self) -> None:
-        await aside(self.restart, self._given_up.set)
-
-    async def close_async(self) -> None:
-        await aside(self.close)
+        await aside(self.restart, self.give_up)
 
     async def ctl_async(self, *arguments: str, timeout: float = 60.0) -> str:
         return await asyncio.to_thread(self.ctl, *arguments, timeout=timeout)
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start_async()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close_async()
-
-    def _end(self, process: "subprocess.Popen[bytes]") -> None:
-        if process.poll() is None and self._pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(OSError):
-            process.stdin.write(guard.GOODBYE)
-            process.stdin.flush()
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        try:
-            process.wait(guard.CLEANUP_SECONDS + 5.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
 
     def _start_once(self) -> None:
         assert self._installation is not None
         if self._files is None:
             self._files = NodeFiles(self._given_dir or Path(tempfile.mkdtemp(prefix="partymq-node-")))
-            self._files.name()
+            self._files.name(self._place.name if self._place else None)
         if not self._files.lock():
             raise NodeError(f"{self._files.root} is used by another node")
-        self._files.write(self._plugins, self._config, self.management_port)
-        epmd = [str(self._installation.epmd), "-port", str(self.epmd_port), "-address", "127.0.0.1"]
-        plan = {
-            "commands": [epmd, [str(self._installation.server)]],
-            "remove": None if self._keep_data else str(self._files.root),
-        }
+        place = self._place
+        config = self._config if place is None else place.config() | self._config
+        self._files.write(self._plugins, config, self.management_port, place.cookie if place else None)
+        commands = [[str(self._installation.server)]]
+        if place is None:
+            commands.insert(0, self._installation.epmd_command(self.epmd_port))
+        remove = None if self._keep_data else str(self._files.root)
         with self._files.console.open("wb") as console:
-            self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, json.dumps(plan)],
-                env=self._environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=console,
-                start_new_session=True,
-            )
+            self._guard = guard.start(commands, self._environment(), console.fileno(), remove)
         deadline = time.monotonic() + self._start_timeout
         self._pid = self._read_pid(deadline)
         self._wait_for("AMQP", deadline, lambda: probe.speaks_amqp(self.port))
@@ -340,12 +297,10 @@ class PrivateNode:
 
     def _read_pid(self, deadline: float) -> int:
         assert self._guard is not None
-        assert self._guard.stdout is not None
-        ready, _, _ = select.select([self._guard.stdout], [], [], deadline - time.monotonic())
-        line = self._guard.stdout.readline() if ready else b""
-        if not line:
+        pid = guard.pid_of(self._guard, deadline - time.monotonic())
+        if pid is None:
             raise NodeError(f"the node {self.name} could not be started{self._complaints()}")
-        return int(json.loads(line)["pid"])
+        return pid
 
     def _wait_for(self, what: str, deadline: float, answers: Callable[[], bool]) -> None:
         assert self._guard is not None
@@ -371,6 +326,8 @@ class PrivateNode:
             if given is not None and not is_free(given):
                 raise NodeError(f"port {given} is taken by another program")
         first, second, dist_port, epmd_port = free_ports(4, self._chooser)
+        if self._place is not None:
+            epmd_port = self._place.epmd_port
         self._ports = (port or first, management_port or second, dist_port, epmd_port)
 
     def _port_was_taken(self) -> bool:
@@ -382,7 +339,12 @@ class PrivateNode:
 
     def _environment(self) -> dict[str, str]:
         return node_environment(
-            self._need_files(), self.name, port=self.port, dist_port=self.dist_port, epmd_port=self.epmd_port
+            self._need_files(),
+            self.name,
+            port=self.port,
+            dist_port=self.dist_port,
+            epmd_port=self.epmd_port,
+            erlang_arguments=self._place.erlang_arguments if self._place is not None else "",
         )
 
     def _need_files(self) -> NodeFiles:

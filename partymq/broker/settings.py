@@ -16,6 +16,11 @@ _LAST_LINES = 6
 _LINE_LENGTH = 300
 
 
+def new_name() -> str:
+    """One for an Erlang node that no other has."""
+    return f"partymq-{secrets.token_hex(4)}@localhost"
+
+
 class NodeFiles:
     """Where the parts of a node lie below its one folder."""
 
@@ -34,11 +39,11 @@ class NodeFiles:
         self._name = root / "node.name"
         self._lock: int | None = None
 
-    def name(self) -> str:
+    def name(self, wanted: str | None = None) -> str:
         """Of the Erlang node. The database belongs to the name, so the folder remembers it."""
         self.root.mkdir(parents=True, exist_ok=True)
         if not self._name.exists():
-            self._name.write_text(f"partymq-{secrets.token_hex(4)}@localhost")
+            self._name.write_text(wanted or new_name())
         return self._name.read_text().strip()
 
     def lock(self) -> bool:
@@ -58,12 +63,18 @@ class NodeFiles:
             os.close(self._lock)
             self._lock = None
 
-    def write(self, plugins: Sequence[str], config: Mapping[str, str], management_port: int) -> None:
-        """Lay out the folder; the cookie, once there, stays."""
+    def write(
+        self,
+        plugins: Sequence[str],
+        config: Mapping[str, str],
+        management_port: int,
+        cookie: str | None = None,
+    ) -> None:
+        """Lay out the folder; the cookie (one by chance if None), once there, stays."""
         for folder in (self.database, self.logs):
             folder.mkdir(exist_ok=True)
         if not self.cookie.exists():
-            self.cookie.write_text(secrets.token_hex(16))
+            self.cookie.write_text(cookie or secrets.token_hex(16))
             self.cookie.chmod(0o400)
         settings = {
             "disk_free_limit.absolute": "50MB",
@@ -103,7 +114,7 @@ class NodeFiles:
 
 
 def node_environment(
-    files: NodeFiles, name: str, *, port: int, dist_port: int, epmd_port: int
+    files: NodeFiles, name: str, *, port: int, dist_port: int, epmd_port: int, erlang_arguments: str = ""
 ) -> dict[str, str]:
     """Environment of the node's programs: ours, without what would point them at another RabbitMQ."""
     foreign = ("RABBITMQ_", "ERL_", "NOTIFY_SOCKET")
@@ -124,7 +135,7 @@ def node_environment(
         RABBITMQ_CONFIG_FILE=str(files.config),
         RABBITMQ_ADVANCED_CONFIG_FILE=str(files.advanced),
         RABBITMQ_CONF_ENV_FILE=str(files.environment),
-        RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=_ERLANG_ARGUMENTS,
+        RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=f"{_ERLANG_ARGUMENTS} {erlang_arguments}".rstrip(),
         # Lets the start script become the Erlang VM instead of staying in front of it.
         RUNNING_UNDER_SYSTEMD="true",
     )
