@@ -12,7 +12,8 @@ locked (held) at the new owners until all of it is there, ahead of everything ne
 
     Released(leftover) ─► Save ─► Assign locked, Move ─► Moved ─► Save ─► Fetch ─► Fetched ─► Save ─► Unlock
 
-See `leftovers`.
+Who should own what: see `targets`. Which hand-overs lead there: `handovers`. The others: `membership`,
+`pauses`, `leftovers`, `resizing`. Here is what follows from each event, and in which order.
 
 What is saved (`GroupState`) is enough to go on after the coordinator's death at any point: hand-overs, moves
 and fetches under way are simply begun again, because until `Assign` nothing has changed.
@@ -20,17 +21,13 @@ and fetches under way are simply begun again, because until `Assign` nothing has
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from partymq.group.assignor import assign
 from partymq.group.description import View
 from partymq.group.events import (
     Answer,
     Assign,
     Called,
-    Cancel,
-    Drain,
     Effect,
     Event,
     Fetched,
@@ -43,14 +40,11 @@ from partymq.group.events import (
     Moved,
     Observed,
     Occupied,
-    Pause,
     PutOff,
-    Reclaim,
     Released,
     Remove,
     Resized,
     ResizeOver,
-    Resume,
     Retired,
     Save,
     Start,
@@ -59,41 +53,15 @@ from partymq.group.events import (
     Unlock,
     Unroutable,
 )
+from partymq.group.handovers import Handovers, Purpose
 from partymq.group.leftovers import Leftovers
 from partymq.group.membership import Membership, Timing
+from partymq.group.pauses import Pauses
+from partymq.group.resizing import Resizing
 from partymq.group.settling import Settling
 from partymq.group.state import GONE, GroupState, Member, MemberState, SetAside
+from partymq.group.targets import Targets
 from partymq.group.wire import Bind, Heartbeat, Ready, is_farewell
-
-_OWNING = frozenset({MemberState.READY, MemberState.REBINDING})
-
-
-@dataclass(frozen=True, slots=True)
-class Purpose:
-    """What a hand-over is for. `queue` is the one whose emptiness is to be proven.
-
-    `old_incarnation`: of the member's own earlier self, whose queue it is.
-    """
-
-    queue: str | None
-    reclaim: bool
-    old_incarnation: bool = False
-    unbind: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Handover:
-    """A hand-over under way."""
-
-    number: int
-    hostname: str
-    purpose: Purpose
-    partitions: frozenset[int]
-
-    @property
-    def reclaim(self) -> bool:
-        """Whether its owner is not one to go on."""
-        return self.purpose.reclaim
 
 
 class Coordinator:
@@ -110,24 +78,16 @@ class Coordinator:
         self.state = state
         self._membership = Membership(state, timing)
         self._leftovers = Leftovers(state)
-        self._handovers: dict[str, Handover] = {}
-        self._handover_number = 0
-        self._paused: set[str] = set()
+        self._handovers = Handovers(state, self._membership)
+        self._targets = Targets(state, self._membership, self._leftovers)
+        self._resizing = Resizing(state)
+        self._pauses = Pauses(state, self._handovers, self._targets)
         self._running = False
         self._unsaved = False
         self._now = 0.0
         self._out: list[Effect] = []
         self._rebalance_since: float | None = None
         self._settling = Settling(timing.settle, timing.settle_most)
-        self.emptied: set[int] = set()
-        """Partitions of the layout before that were idle; nobody consumes them until it is seen whether they
-        are empty."""
-        self.sighted = True
-        """Whether it can be seen what a member has not acked; without, a living member is not paused for a
-        proof that can't be had: its partitions move when they are idle."""
-        self.piecewise = False
-        """Whether each partition of a hand-over is given up by itself. Else all that its owner has stands
-        still until it is over."""
         self.rebalances: list[float] = []
         """Durations in seconds of the rebalances completed; whoever reads them may clear the list."""
 
@@ -135,8 +95,34 @@ class Coordinator:
         states = Counter(member.state.value for member in self.state.members.values())
         return (
             f"<Coordinator generation={self.state.generation} members={dict(states)}"
-            f" handovers={sorted(self._handovers)} leftovers={len(self.state.leftovers)}>"
+            f" handovers={sorted(handover.hostname for handover in self._handovers)}"
+            f" leftovers={len(self.state.leftovers)}>"
         )
+
+    @property
+    def sighted(self) -> bool:
+        """Whether it can be seen what a member has not acked; without, a living member is not paused for a
+        proof that can't be had: its partitions move when they are idle."""
+        return self._targets.sighted
+
+    @sighted.setter
+    def sighted(self, sighted: bool) -> None:
+        self._targets.sighted = sighted
+
+    @property
+    def piecewise(self) -> bool:
+        """Whether each partition of a hand-over is given up by itself. Else all that its owner has stands
+        still until it is over."""
+        return self._handovers.piecewise
+
+    @piecewise.setter
+    def piecewise(self, piecewise: bool) -> None:
+        self._handovers.piecewise = piecewise
+
+    @property
+    def emptied(self) -> set[int]:
+        """Partitions of the layout before of which it is to be seen whether they are empty."""
+        return self._resizing.emptied
 
     @property
     def settling(self) -> bool:
@@ -158,10 +144,7 @@ class Coordinator:
         self._out = []
         self._now = now
         self._membership.start(now, wall)
-        locked = self._leftovers.locked()
-        owners = {number: p.owner for number, p in enumerate(self.state.partitions) if p.owner is not None}
-        self._assign_effect({number: owner for number, owner in owners.items() if number not in locked})
-        self._assign_effect({number: owner for number, owner in owners.items() if number in locked}, True)
+        self._assign({number: partition.owner for number, partition in enumerate(self.state.partitions)})
         if self.state.all_retired:
             self._out.append(Remove())
         self._advance(now)
@@ -180,7 +163,7 @@ class Coordinator:
                 if members.changed and isinstance(call, Bind | Ready) and not is_farewell(call):
                     self._settling.joined(call.hostname, now)
                 if isinstance(call, Ready):
-                    self._renew_tokens(call.hostname)
+                    self.state.renew_tokens(call.hostname)
             case Tick():
                 members.tick(now)
             case HeldUp():
@@ -192,7 +175,7 @@ class Coordinator:
                     # A hand-over that had to do without the queue's name starts again, with a better proof.
                     self._cancel(hostname)
             case Unroutable(hostname, reason):
-                self._paused.add(hostname)  # the router has paused it by itself
+                self._pauses.paused.add(hostname)  # the router has paused it by itself
                 members.unroutable(hostname, reason, now)
             case HoldExhausted(hostnames):
                 self._hold_exhausted(hostnames, now)
@@ -203,69 +186,32 @@ class Coordinator:
             case Moved(number):
                 if self._leftovers.moved(number):
                     members.try_again()
-            case Resized() | Idle() | Occupied() | Retired() | ResizeOver():
-                self._resizing(event)
             case Fetched(number):
                 follows = self._leftovers.fetched(number)
                 self._out += follows
                 if follows:
                     members.try_again()
+            case Resized(partitions, common):
+                self._resizing.begin(partitions, common)
+            case Idle(number):
+                self._resizing.idle(number)
+            case Occupied(number):
+                self._resizing.occupied(number)
+            case Retired(number):
+                if self._resizing.retired(number):
+                    # Once it is saved: a coordinator that did not know it would want them consumed.
+                    self._out.append(Remove())
+            case ResizeOver():
+                if self._resizing.over():
+                    self._out += self._handovers.cancel_all()  # their partitions have other indices now
         self._advance(now)
         return self._taken()
-
-    def _renew_tokens(self, hostname: str) -> None:
-        """A new incarnation is another process: what the old one still does must be told from it."""
-        member = self.state.members.get(hostname)
-        if member is None or member.state is not MemberState.READY:
-            return
-        stale = [
-            partition
-            for partition in self.state.partitions
-            if partition.owner == hostname and partition.incarnation != member.incarnation
-        ]
-        if stale:
-            self.state.generation += 1
-        for partition in stale:
-            partition.fencing_token = self.state.generation
-            partition.incarnation = member.incarnation
-
-    # -- another number of partitions ----------------------------------------------------------------------
-
-    def _resizing(self, event: Resized | Idle | Occupied | Retired | ResizeOver) -> None:
-        """Partitions of the layout before stay with their owners until they are empty; those of the new one
-        that can have their keys get owners only then."""
-        state = self.state
-        match event:
-            case Resized(partitions, common):
-                if not state.retiring:
-                    state.resize(partitions, common)
-                    self._unsaved = True
-            case Idle(number):
-                if number < state.retiring and not state.partitions[number].retired:
-                    self.emptied.add(number)
-            case Occupied(number):
-                self.emptied.discard(number)
-            case Retired(number):
-                if number in self.emptied and state.partitions[number].owner is None:
-                    self.emptied.discard(number)
-                    state.partitions[number].retired = True
-                    self._unsaved = True
-                    if state.all_retired:
-                        # Once it is saved: a coordinator that did not know it would want them consumed.
-                        self._out.append(Remove())
-            case ResizeOver():
-                if state.all_retired:
-                    for hostname in list(self._handovers):
-                        self._cancel(hostname)  # their partitions have other indices now
-                    state.resized()
-                    self.emptied.clear()
-                    self._unsaved = True
 
     # -- hand-overs ----------------------------------------------------------------------------------------
 
     def _hold_exhausted(self, hostnames: Iterable[str], now: float) -> None:
         for hostname in hostnames:
-            handover = self._handovers.get(hostname)
+            handover = self._handovers.of(hostname)
             if handover is not None and not handover.reclaim:
                 self._put_off(handover.number, now)
             elif self._may_give_way(hostname):
@@ -289,20 +235,17 @@ class Coordinator:
             and not self._membership.watches[hostname].unreachable
         )
 
-    def _handover_of(self, number: int) -> Handover | None:
-        return next((h for h in self._handovers.values() if h.number == number), None)
-
     def _released(self, proof: Released, now: float) -> None:
-        handover = self._handover_of(proof.handover)
+        handover = self._handovers.numbered(proof.handover)
         if handover is None:
             return
         hostname = handover.hostname
-        del self._handovers[hostname]
+        self._handovers.completed(handover)
         mine = self.state.owned_by(hostname)
         if handover.purpose.old_incarnation:
             self._released_old(self.state.members[hostname], handover.purpose, proof.leftover, mine)
             return
-        if not self._eligible() and (proof.leftover is not None or self.state.leftovers):
+        if not self._targets.eligible(now) and (proof.leftover is not None or self.state.leftovers):
             # Nobody could take it: things are best kept as they are, the owner may come back.
             self._membership.put_off(hostname, now)
             return
@@ -332,97 +275,45 @@ class Coordinator:
         self._membership.try_again()
         if leftover is not None and mine:
             self._leftovers.add(member.hostname, leftover, mine)
-            self._assign_effect(dict.fromkeys(mine, member.hostname), locked=True)
+            self._assign(dict.fromkeys(mine, member.hostname))
 
     def _move(self, moves: Mapping[int, str | None]) -> None:
         if not moves:
             return
-        self.state.generation += 1
-        for number, owner in moves.items():
-            partition = self.state.partitions[number]
-            partition.owner = owner
-            partition.fencing_token = self.state.generation
-            partition.incarnation = self.state.members[owner].incarnation if owner is not None else 0
+        self.state.give(moves)
         self._unsaved = True
-        locked = self._leftovers.locked()
-        owned = {number: owner for number, owner in moves.items() if owner is not None}
-        self._assign_effect({number: owner for number, owner in owned.items() if number not in locked})
-        self._assign_effect({number: owner for number, owner in owned.items() if number in locked}, True)
+        self._assign(moves)
 
-    def _assign_effect(self, owners: dict[int, str], locked: bool = False) -> None:
-        if owners:
-            self._out.append(Assign(owners, locked))
+    def _assign(self, owners: Mapping[int, str | None]) -> None:
+        """Route partitions to their owners; locked where something older has to come first."""
+        locked = self._leftovers.locked()
+        for lock in (False, True):
+            part = {
+                number: owner
+                for number, owner in owners.items()
+                if owner is not None and (number in locked) is lock
+            }
+            if part:
+                self._out.append(Assign(part, locked=lock))
 
     def _put_off(self, number: int, now: float) -> None:
-        handover = self._handover_of(number)
+        handover = self._handovers.numbered(number)
         if handover is None or handover.reclaim:
             return
         self._cancel(handover.hostname)
         self._membership.put_off(handover.hostname, now)
 
     def _cancel(self, hostname: str) -> None:
-        handover = self._handovers.pop(hostname, None)
-        if handover is not None:
-            self._out.append(Cancel(handover.number))
+        self._out += self._handovers.cancel(hostname)
 
-    # -- who should own what -----------------------------------------------------------------------------
-
-    def _receives(self, member: Member) -> bool:
-        """Whether something can be sent to the member now."""
-        return (
-            member.state is MemberState.READY
-            and not member.old_queues
-            and not self._leftovers.hinder(member)
-            and self._knows_queue(member)
-        )
-
-    def _knows_queue(self, member: Member) -> bool:
-        """Whether the name of its queue is known, or is not to be had.
-
-        What is sent to a queue of unknown name can't be followed up, so it is worth waiting a little for.
-        """
-        return (
-            member.queue is not None
-            or not self.sighted
-            or not self._membership.may_become_known(member, self._now)
-        )
-
-    def _eligible(self) -> set[str]:
-        """Members that can be given partitions now."""
-        return {name for name, member in self.state.members.items() if self._receives(member)}
+    # -- what follows --------------------------------------------------------------------------------------
 
     def targets(self) -> list[str | None]:
-        """The owner that each partition should have, None where nobody can have it.
+        """The owner that each partition should have, None where nobody can have it."""
+        return self._targets.plan(self._now, self._resizing.emptied)
 
-        A member that restarts, or that can't be sent anything before an older queue is done with, keeps what
-        it has; all others share the rest.
-        """
-        partitions = self.state.partitions
-        eligible = self._eligible()
-        keeps = {
-            name
-            for name, member in self.state.members.items()
-            if name not in eligible and member.state in _OWNING
-        }
-        plan: list[str | None] = [p.owner if p.owner in keeps else None for p in partitions]
-        retiring = self.state.retiring
-        for number in range(retiring):
-            # Soon empty: balancing them is not worth a move.
-            if partitions[number].owner in eligible:
-                plan[number] = partitions[number].owner
-        for some in (range(retiring), range(retiring, len(partitions))):
-            # What has moved last moves first, so that not always the same ones do.
-            free = sorted(
-                (number for number in some if plan[number] is None and not partitions[number].retired),
-                key=lambda number: partitions[number].fencing_token,
-            )
-            shared = assign(len(free), [partitions[number].owner for number in free], eligible)
-            for number, owner in zip(free, shared, strict=True):
-                plan[number] = owner
-        if retiring:
-            for number in (*self.emptied, *self.state.waiting()):
-                plan[number] = None
-        return plan
+    def _receives(self, member: Member) -> bool:
+        return self._targets.receives(member, self._now)
 
     def _advance(self, now: float) -> None:
         """Bring hand-overs, pauses, the source and the fetch in line with the state.
@@ -431,7 +322,8 @@ class Coordinator:
         anything is not shared out; what somebody had that is gone is not kept waiting.
         """
         targets = self.targets()
-        if self._settling.over(now) or any(partition.owner for partition in self.state.partitions):
+        settled = self._settling.over(now)
+        if settled or any(partition.owner for partition in self.state.partitions):
             self._move(
                 {
                     number: target
@@ -440,106 +332,23 @@ class Coordinator:
                 }
             )
 
-        begun = self._plan_handovers(targets, now)
-        self._pause()
-        self._out.extend(begun)
-        self._resume()
+        given_up, begun = self._handovers.plan(
+            targets, self._leftovers.locked(), now, sighted=self.sighted, settled=settled
+        )
+        self._out += given_up
+        self._out += self._pauses.begin(now)
+        self._out += begun
+        self._out += self._pauses.end(now)
         self._forget_gone()
         self._start_or_stop()
         self._track_rebalance(targets, now)
 
-    def _plan_handovers(self, targets: list[str | None], now: float) -> list[Effect]:
-        locked = self._leftovers.locked()
-        owned: dict[str, list[int]] = {}
-        moving: dict[str, list[int]] = {}
-        for number, (partition, target) in enumerate(zip(self.state.partitions, targets, strict=True)):
-            if partition.owner is None:
-                continue
-            owned.setdefault(partition.owner, []).append(number)
-            if target != partition.owner and number not in locked:
-                moving.setdefault(partition.owner, []).append(number)
-
-        begun: list[Effect] = []
-        old = [name for name, member in self.state.members.items() if member.old_queues]
-        for hostname in dict.fromkeys([*owned, *old, *self._handovers]):
-            member = self.state.members[hostname]
-            mine, to_move = owned.get(hostname, []), moving.get(hostname, [])
-            wanted = self._wanted(member, mine, to_move)
-            current = self._handovers.get(hostname)
-            if current is not None:
-                if wanted == current.purpose and not self._has_grown(current, to_move, now):
-                    continue
-                self._cancel(hostname)
-            if wanted is None or now < self._membership.watches[hostname].drain_at:
-                continue
-            if not wanted.reclaim and not self._settling.over(now):
-                continue
-            self._handover_number += 1
-            number = self._handover_number
-            self._handovers[hostname] = Handover(
-                number, hostname, wanted, frozenset(mine if wanted.reclaim else to_move)
-            )
-            begun.append(
-                Reclaim(number, hostname, wanted.queue, mine, wanted.unbind)
-                if wanted.reclaim
-                else Drain(number, hostname, wanted.queue, to_move)
-            )
-        return begun
-
-    def _has_grown(self, handover: Handover, to_move: Iterable[int], now: float) -> bool:
-        """Whether more is to move than was asked for, and need not wait for the rest."""
-        return (
-            self.piecewise
-            and not handover.reclaim
-            and self._settling.over(now)
-            and not handover.partitions.issuperset(to_move)
-        )
-
-    def _wanted(self, member: Member, mine: list[int], to_move: list[int]) -> Purpose | None:
-        """The hand-over that a member should be in."""
-        if member.old_queues and (mine or member.state in _OWNING):
-            if member.state is MemberState.REBINDING:
-                return None  # it may be the same queue again
-            if member.queue is None and self._membership.may_become_known(member, self._now):
-                return None
-            unbind = member.queue is not None
-            # The newest first: leftovers are fetched the other way round.
-            return Purpose(member.old_queues[-1], reclaim=True, old_incarnation=True, unbind=unbind)
-        if member.state is MemberState.READY:
-            return Purpose(member.queue if self.sighted else None, reclaim=False) if to_move else None
-        if member.state is MemberState.REBINDING or not mine:
-            return None
-        return Purpose(member.queue, reclaim=True)
-
-    def _must_pause(self, hostname: str) -> bool:
-        member = self.state.members.get(hostname)
-        if member is None:
-            return False
-        handover = self._handovers.get(hostname)
-        if handover is not None and (handover.reclaim or handover.purpose.queue is not None):
-            return True
-        return not self._receives(member)
-
-    def _pause(self) -> None:
-        owners = {p.owner for p in self.state.partitions if p.owner is not None}
-        for hostname in sorted(owners - self._paused):
-            if self._must_pause(hostname):
-                self._paused.add(hostname)
-                self._out.append(Pause(hostname))
-
-    def _resume(self) -> None:
-        for hostname in sorted(self._paused):
-            if not self._must_pause(hostname):
-                self._paused.discard(hostname)
-                if hostname in self.state.members:
-                    self._out.append(Resume(hostname))
-
     def _forget_gone(self) -> None:
         owners = {p.owner for p in self.state.partitions}
         for hostname, member in list(self.state.members.items()):
-            if member.state in GONE and hostname not in owners and hostname not in self._handovers:
+            if member.state in GONE and hostname not in owners and self._handovers.of(hostname) is None:
                 self._membership.forget(hostname)
-                self._paused.discard(hostname)
+                self._pauses.paused.discard(hostname)
                 self._out.append(Forget(hostname))
 
     def _start_or_stop(self) -> None:
@@ -565,12 +374,15 @@ class Coordinator:
 
     def _taken(self) -> list[Effect]:
         effects, self._out = self._out, []
-        if self._unsaved or self._membership.changed or self._leftovers.changed:
-            self._unsaved = self._membership.changed = self._leftovers.changed = False
+        parts = (self._membership, self._leftovers, self._resizing)
+        if self._unsaved or any(part.changed for part in parts):
+            self._unsaved = False
+            for part in parts:
+                part.changed = False
             return [Save(), *effects]
         return effects
 
-    # -- to look at ---------------------------------------------------------------------------------------
+    # -- to look at ----------------------------------------------------------------------------------------
 
     def describe(self, now: float) -> dict[str, Any]:
         """Members and partitions as plain values; times in Unix seconds, ages in seconds."""
@@ -579,8 +391,8 @@ class Coordinator:
             state=self.state,
             targets=self.targets(),
             locked=self._leftovers.locked(),
-            paused=self._paused,
-            handovers={name: handover.reclaim for name, handover in self._handovers.items()},
+            paused=self._pauses.paused,
+            handovers={handover.hostname: handover.reclaim for handover in self._handovers},
             heard={name: watch.heard for name, watch in members.watches.items()},
             wall_offset=members.wall_offset,
             rebalancing=self._rebalance_since is not None,

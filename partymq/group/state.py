@@ -12,6 +12,7 @@ it is ready again. `set_aside` is one that cannot receive now (queue missing, no
 to others, it becomes ready again when the cause is gone.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -68,6 +69,9 @@ TRANSITIONS: dict[tuple[MemberState, Step], MemberState] = {
 
 GONE = frozenset({MemberState.LEAVING, MemberState.LOST})
 """States of members that are forgotten as soon as they own nothing."""
+
+OWNING = frozenset({MemberState.READY, MemberState.REBINDING})
+"""States of members that keep what they own."""
 
 
 class SetAside(StrEnum):
@@ -191,6 +195,25 @@ class GroupState(msgspec.Struct):
         if layout == self.layout - 1 and number < self.retiring:
             return number
         return None
+
+    def give(self, owners: Mapping[int, str | None]) -> None:
+        """Partitions have other owners from now on, in a new generation."""
+        self.generation += 1
+        for number, owner in owners.items():
+            partition = self.partitions[number]
+            partition.owner = owner
+            partition.fencing_token = self.generation
+            partition.incarnation = self.members[owner].incarnation if owner is not None else 0
+
+    def renew_tokens(self, hostname: str) -> None:
+        """A new incarnation is another process: what the old one still does must be told from it."""
+        member = self.members.get(hostname)
+        if member is None or member.state is not MemberState.READY:
+            return
+        owned = self.owned_by(hostname)
+        stale = [number for number in owned if self.partitions[number].incarnation != member.incarnation]
+        if stale:
+            self.give(dict.fromkeys(stale, hostname))
 
     def owned_by(self, hostname: str) -> list[int]:
         """Numbers of the partitions that the member owns."""

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from partymq.group.coordinator import Coordinator
 from partymq.group.events import Called, Effect, Event, Released, Save
 from partymq.group.events import Drain as DrainEffect
+from partymq.group.handovers import Handovers
 from partymq.group.leftovers import Leftovers
 from partymq.group.membership import Timing
+from partymq.group.pauses import Pauses
 from partymq.group.state import GroupState, Member
 from partymq.group.wire import Bind, Ready
 from tests.simulation.router_core import CoreRouter
@@ -68,13 +70,23 @@ class FetchesOldestFirst(Coordinator):
         self._leftovers = OldestFirst(state)
 
 
+class KeepsReclaims(Handovers):
+    """Gives up none that is for what a member that is gone has."""
+
+    def cancel(self, hostname: str) -> list[Effect]:
+        handover = self.of(hostname)
+        if handover is not None and handover.reclaim and not handover.purpose.old_incarnation:
+            return []
+        return super().cancel(hostname)
+
+
 class BelievesOldProofs(Coordinator):
     """Lets messages go to a member that is being reclaimed, and trusts the proof from before."""
 
-    def _cancel(self, hostname: str) -> None:
-        handover = self._handovers.get(hostname)
-        if handover is None or not handover.reclaim or handover.purpose.old_incarnation:
-            super()._cancel(hostname)
+    def __init__(self, state: GroupState, timing: Timing) -> None:
+        super().__init__(state, timing)
+        self._handovers = KeepsReclaims(state, self._membership)
+        self._pauses = Pauses(state, self._handovers, self._targets)
 
 
 class ForgetsOldQueues(Coordinator):

@@ -8,8 +8,8 @@ from partymq.client.lanes import Item, Lanes, State
 from partymq.group.assignments import Assignments
 from partymq.group.coordinator import Coordinator
 from partymq.group.duties import Duties, GiveUp, Take
-from partymq.group.events import Drain, Effect, Event, Released
-from partymq.group.wire import Assignment
+from partymq.group.events import Called, Drain, Effect, Event, Released
+from partymq.group.wire import Assignment, Ready
 from tests.simulation.mutants import KeepsTheToken, NeverForgetsDead
 from tests.simulation.pull_scene import PullParts
 
@@ -17,8 +17,12 @@ from tests.simulation.pull_scene import PullParts
 class KeepsTheTokenOfTheNext(Coordinator):
     """Lets a process that comes back under a name have the token of the one before."""
 
-    def _renew_tokens(self, hostname: str) -> None:
-        return
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        match event:
+            case Called(_, Ready(hostname)) if hostname in self.state.members:
+                for number in self.state.owned_by(hostname):
+                    self.state.partitions[number].incarnation = self.state.members[hostname].incarnation
+        return super().handle(event, now)
 
 
 class AssignsWithoutRevoking(Coordinator):

@@ -16,7 +16,7 @@ class WaitsForNobody(Coordinator):
     """New partitions have owners at once."""
 
     def targets(self) -> list[str | None]:
-        plan, there = super().targets(), sorted(self._eligible())
+        plan, there = super().targets(), sorted(self._targets.eligible(self._now))
         for number in self.state.waiting():
             plan[number] = there[number % len(there)] if there else None
         return plan

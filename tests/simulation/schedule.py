@@ -312,8 +312,9 @@ class Schedule(Course):
             return unbalanced
         router = term.router
         coordinator = term.coordinator
-        if state.leftovers or coordinator._handovers or coordinator._paused:
-            return f"pending: {coordinator!r} leftovers {state.leftovers} paused {coordinator._paused}"
+        paused = coordinator._pauses.paused
+        if state.leftovers or len(coordinator._handovers) or paused:
+            return f"pending: {coordinator!r} leftovers {state.leftovers} paused {paused}"
         if router.locked or router.paused or router.held_messages or router.fetching:
             return (
                 f"the router has locked {router.locked}, paused {router.paused}, held {router.held_messages}"
