@@ -16,23 +16,14 @@ from pamqp.commands import Connection as Method
 from partymq.amqp.channel import Channel
 from partymq.amqp.codec import Got, Parser
 from partymq.amqp.dialing import first_that_answers
-from partymq.amqp.methods import PROTOCOL_HEADER, encode_method, make
+from partymq.amqp.login import Login
+from partymq.amqp.methods import encode_method, make
 from partymq.amqp.transport import Transport
 from partymq.amqp.url import BrokerUrl
 from partymq.errors import BrokerError, ConnectionLost, LoginRefused, ProtocolError
 
-_UNLIMITED: Final = 0xFFFF_FFFF
 _LINGER: Final = 2.0
 """Seconds in which the last bytes of a connection that the broker closes may still be written."""
-_CAPABILITIES: Final = {
-    "publisher_confirms": True,
-    "exchange_exchange_bindings": True,
-    "basic.nack": True,
-    "consumer_cancel_notify": True,
-    "connection.blocked": True,
-    "authentication_failure_close": True,
-}
-_MethodT = TypeVar("_MethodT", bound=base.Frame)
 
 
 async def connect(url: BrokerUrl, *, name: str, timeout: float = 10.0, coalesce: float = 0.0) -> "Connection":
@@ -88,7 +79,7 @@ class Connection:
         self._url = url
         self._transport = Transport(self._received, self._lost, coalesce=coalesce)
         self._channels: dict[int, Channel] = {}
-        self._control: asyncio.Queue[base.Frame | BrokerError] | None = None
+        self._login: Login | None = None
         self._closing: asyncio.Event | None = None
         self._ended = asyncio.Event()
         self._on_blocked: list[Callable[[str | None], None]] = []
@@ -228,10 +219,9 @@ class Connection:
         """Connects to this address of the host and logs in; for `connect`, which bounds it."""
         url = self._url
         context = url.ssl_context()
-        self._control = asyncio.Queue()
-        loop = asyncio.get_running_loop()
+        self._login = Login(url, self.name, self.write)
         try:
-            await loop.create_connection(
+            await asyncio.get_running_loop().create_connection(
                 lambda: self._transport,
                 address,
                 url.port,
@@ -241,53 +231,13 @@ class Connection:
         except (OSError, UnicodeError) as error:
             what = "TLS" if context and "ssl" in type(error).__module__ else "connecting"
             raise ConnectionLost(f"{url.where}: {what} failed: {error}") from error
-        self.write(PROTOCOL_HEADER)
-        start = await self._expect(Method.Start)
-        self.server_properties = dict(start.server_properties or {})
-        if "PLAIN" not in (start.mechanisms or "").split():
-            raise LoginRefused(f"{url.masked()}: the broker offers no PLAIN login, only {start.mechanisms!r}")
-        self._send(
-            make(
-                Method.StartOk,
-                client_properties={
-                    "product": "PartyMQ",
-                    "platform": "Python",
-                    "connection_name": self.name,
-                    "capabilities": dict(_CAPABILITIES),
-                },
-                mechanism="PLAIN",
-                response=f"\0{url.username}\0{url.password}",
-                locale="en_US",
-            )
-        )
-        tune = await self._expect(Method.Tune)
-        self.channel_max = _least(tune.channel_max, url.channel_max, 65_535)
-        self.frame_max = _least(tune.frame_max, url.frame_max, _UNLIMITED)
-        self.heartbeat = _least(tune.heartbeat, url.heartbeat, 0) if url.heartbeat else 0
-        self.parser.frame_max = self.frame_max
-        self._send(
-            make(
-                Method.TuneOk,
-                channel_max=self.channel_max,
-                frame_max=0 if self.frame_max == _UNLIMITED else self.frame_max,
-                heartbeat=self.heartbeat,
-            )
-        )
-        self._send(make(Method.Open, virtual_host=url.vhost))
-        await self._expect(Method.OpenOk)
-        self._control = None
+        agreed = await self._login.run()
+        self._login = None
+        self.server_properties = agreed.server_properties
+        self.channel_max = agreed.channel_max
+        self.frame_max = self.parser.frame_max = agreed.frame_max
+        self.heartbeat = agreed.heartbeat
         self._transport.start_heartbeats(self.heartbeat)
-
-    async def _expect(self, kind: type[_MethodT]) -> _MethodT:
-        assert self._control is not None
-        frame = await self._control.get()
-        if isinstance(frame, ConnectionLost | ProtocolError) and not isinstance(frame, LoginRefused):
-            raise type(frame)(f"{self._url.masked()}: no login: {frame}") from frame
-        if isinstance(frame, BrokerError):
-            raise frame
-        if not isinstance(frame, kind):
-            raise ProtocolError(f"{self._url.masked()}: {frame.name} instead of {kind.__name__}")
-        return frame
 
     def _send(self, method: base.Frame) -> None:
         self.write(encode_method(0, method))
@@ -335,15 +285,15 @@ class Connection:
             self.blocked = frame.reason if isinstance(frame, Method.Blocked) else None
             for callback in tuple(self._on_blocked):
                 callback(self.blocked)
-        elif self._control is not None and isinstance(frame, base.Frame):
-            self._control.put_nowait(frame)
+        elif self._login is not None and isinstance(frame, base.Frame):
+            self._login.heard(frame)
         elif self._closing is None:
             name = frame.name if isinstance(frame, base.Frame) else "a message"
             raise ProtocolError(f"{self.name}: {name} on channel 0, which nobody asked for")
 
     def _closed_by_broker(self, frame: Method.Close) -> None:
         told = f"the broker closed the connection: {frame.reply_code} {frame.reply_text}"
-        refused = self._control is not None and frame.reply_code in (403, 530)
+        refused = self._login is not None and frame.reply_code in (403, 530)
         error = LoginRefused(f"{self._url.masked()}: {told}") if refused else ConnectionLost(told)
         self._send(Method.CloseOk())
         self._transport.close(error)
@@ -366,8 +316,8 @@ class Connection:
         self.error = error
         if not self._transport.closing:
             self._transport.abort(error)
-        if self._control is not None:
-            self._control.put_nowait(error)
+        if self._login is not None:
+            self._login.heard(error)
         if self._closing is not None:
             self._closing.set()
         channels = tuple(self._channels.values())
@@ -393,11 +343,6 @@ class Connection:
                 callback()
         except Exception as error:
             self._fail(error)
-
-
-def _least(one: int | None, other: int, unlimited: int) -> int:
-    """The lower of two limits, where 0 is no limit."""
-    return min((limit for limit in (one or 0, other) if limit), default=unlimited)
 
 
 _CallbackT = TypeVar("_CallbackT")
