@@ -133,11 +133,13 @@ class Channel(Topology):
 
         Raises ProtocolError where its properties can't be decoded (it stays unacknowledged then).
         """
-        late = None if no_ack else self._unwanted_message
-        got = await self._ask(
-            make(Basic.Get, queue=queue, no_ack=no_ack), (codec.Got, Basic.GetEmpty), timeout, late
-        )
-        return content.decode(got.buf, got.span) if isinstance(got, codec.Got) else None
+        got = await self._get(queue, no_ack, timeout)
+        return content.decode(got.buf, got.span) if got is not None else None
+
+    async def get_tag(self, queue: str, *, timeout: float = 10.0) -> int | None:
+        """The delivery tag of one message of a queue, whatever it is; None where it has none ready."""
+        got = await self._get(queue, False, timeout)
+        return got.span[0] if got is not None else None
 
     def ack(self, tag: int, multiple: bool = False) -> None:
         """Acknowledges a delivery, or all up to it."""
@@ -355,6 +357,12 @@ class Channel(Topology):
         except asyncio.CancelledError:
             call.give_up()
             raise
+
+    async def _get(self, queue: str, no_ack: bool, timeout: float) -> codec.Got | None:
+        late = None if no_ack else self._unwanted_message
+        method = make(Basic.Get, queue=queue, no_ack=no_ack)
+        got = await self._ask(method, (codec.Got, Basic.GetEmpty), timeout, late)
+        return got if isinstance(got, codec.Got) else None
 
     def _cancelled(self, frame: Basic.Cancel) -> None:
         tag = frame.consumer_tag or ""

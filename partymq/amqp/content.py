@@ -269,7 +269,7 @@ def properties_of(buf: bytes, header_at: int = 0) -> Basic.Properties:
     size = _U32.unpack_from(buf, header_at + 3)[0]
     try:
         header.unmarshal(buf[header_at + 7 : header_at + 7 + size])
-    except (ValueError, IndexError, OverflowError, OSError, struct.error) as error:
+    except (ValueError, IndexError, OverflowError, OSError, RecursionError, struct.error) as error:
         raise ProtocolError(f"the properties of a message can't be decoded: {error}") from error
     return header.properties
 

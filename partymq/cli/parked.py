@@ -30,7 +30,8 @@ def show_all(group: Group, json: Json = False, url: Url = DEFAULT_URL) -> None:
     from partymq.client.deadletters import parked_keys
     from partymq.group.names import parked_queue
 
-    told = [asdict(key) for key in with_connection(url, lambda connection: parked_keys(connection, group))]
+    keys = with_connection(url, lambda connection: parked_keys(connection, group))
+    told = [{name: value for name, value in asdict(key).items() if name != "raw"} for key in keys]
     if json:
         print_json(told)
         return
@@ -69,19 +70,19 @@ async def _release(connection: "Connection", group: str, keys: list[str] | None,
     from partymq.client.parking import ask_for_release
     from partymq.errors import ConfigError
 
-    parked = [one.key for one in await parked_keys(connection, group)]
-    wanted = keys if keys is not None else parked
+    parked = {one.key: one.raw for one in await parked_keys(connection, group)}
+    wanted = keys if keys is not None else list(parked)
     unknown = [key for key in wanted if key not in parked]
     if unknown:
         raise ConfigError(f"group {group}: not parked: {', '.join(unknown)}")
     for key in wanted:
-        await ask_for_release(connection, group, key)
+        await ask_for_release(connection, group, parked[key])
     left = wanted
     clock = asyncio.get_running_loop().time
     deadline = clock() + wait
     while left and clock() < deadline:
         await asyncio.sleep(_LOOK_AGAIN)
-        parked = [one.key for one in await parked_keys(connection, group)]
+        parked = {one.key: one.raw for one in await parked_keys(connection, group)}
         for key in left:
             if key not in parked:
                 typer.echo(f"{key} is released")

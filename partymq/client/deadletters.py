@@ -22,8 +22,8 @@ from partymq.client.failure import (
     TRACEBACK_HEADER,
 )
 from partymq.client.message import Raw, RawCopy
-from partymq.client.parking import SEQUENCE_HEADER, sequence, sift
-from partymq.coordinator.pull_topology import read_layout
+from partymq.client.parking import SEQUENCE_HEADER, header, sequence, sift
+from partymq.coordinator.pull_topology import finder, read_layout
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ProtocolError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import dead_letter_queue, hash_exchange, parked_queue, write_exchange
@@ -88,28 +88,38 @@ class DeadLetter:
 
     @property
     def key(self) -> str | None:
-        """What it is ordered by, where that was known when it was given up."""
-        return _text(self.headers.get(KEY_HEADER))
+        """What it is ordered by, where that was known when it was given up; as it is shown."""
+        return self.text(KEY_HEADER)
+
+    def text(self, name: str) -> str | None:
+        """One of our headers; None without it."""
+        raw = header(self.raw, name)
+        return shown(raw) if raw is not None else None
+
+    def number(self, name: str) -> int | None:
+        """The same as a number."""
+        text = self.text(name)
+        return int(text) if text is not None and text.isdecimal() else None
 
     def describe(self) -> dict[str, Any]:
         """What can be said of it, for people and machines."""
-        headers = self.headers
         return {
             "place": self.place,
             "key": self.key,
-            "partition": _number(headers.get(PARTITION_HEADER)),
-            "reason": _text(headers.get(REASON_HEADER)),
-            "error": _text(headers.get(ERROR_HEADER)),
-            "attempts": _number(headers.get(ATTEMPTS_HEADER)),
-            "replayed": _number(headers.get(REPLAYED_HEADER)) or 0,
+            "partition": self.number(PARTITION_HEADER),
+            "reason": self.text(REASON_HEADER),
+            "error": self.text(ERROR_HEADER),
+            "attempts": self.number(ATTEMPTS_HEADER),
+            "replayed": self.number(REPLAYED_HEADER) or 0,
             "bytes": len(self.body),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedKey:
-    """A key whose messages wait for somebody to release it."""
+    """A key whose messages wait for somebody to release it. `raw`: its bytes; `key`: as they are shown."""
 
+    raw: bytes
     key: str
     partition: int | None
     messages: int
@@ -196,15 +206,20 @@ async def purge(connection: Connection, group: str) -> int:
 
 async def parked_keys(connection: Connection, group: str) -> list[ParkedKey]:
     """The parked keys of a group. Raises BrokerError."""
-    found: dict[str, list[Raw]] = {}
+    found: dict[bytes, list[Raw]] = {}
     for raw in await sift(connection, parked_queue(group), lambda _: True):
-        found.setdefault(DeadLetter(0, raw).key or "", []).append(raw)
+        found.setdefault(header(raw, KEY_HEADER) or b"", []).append(raw)
     keys = []
     for key, raws in found.items():
         # Members that die while they look put the messages back in another order.
         told = DeadLetter(0, min(raws, key=sequence)).describe()
-        keys.append(ParkedKey(key, told["partition"], len(raws), told["reason"], told["error"]))
+        keys.append(ParkedKey(key, shown(key), told["partition"], len(raws), told["reason"], told["error"]))
     return keys
+
+
+def shown(key: bytes) -> str:
+    """A key for people: its text, and what is none of it as `\\xff`."""
+    return key.decode(errors="backslashreplace")
 
 
 # Inside -----------------------------------------------------------------------------------------------
@@ -264,6 +279,7 @@ class _Republisher:
         self._channel = channel
         self._group = group
         self._layout = layout
+        self._finder = finder(layout) if layout is not None else None
         limit = connection.frame_max
         self._fitter = Fitter(channel.number, connection.username, limit, limit)
         self._publishing = Publishing()
@@ -295,49 +311,45 @@ class _Republisher:
 
     def _send(self, raw: Raw) -> "asyncio.Future[None]":
         letter = DeadLetter(0, raw)
-        exchange, routing_key = self._where(letter)
-        again = str((_number(letter.headers.get(REPLAYED_HEADER)) or 0) + 1)
+        key = self._key(raw)
+        exchange, routing_key = self._where(letter, key)
         number = self._channel.number
-        headers = {REPLAYED_HEADER: again, **self._key_headers(letter)}
+        headers = {REPLAYED_HEADER: str((letter.number(REPLAYED_HEADER) or 0) + 1), **self._key_headers(key)}
         content = self._fitter.fit(with_channel(raw.content, number), headers)
         future = self._publishing.sent(exchange, routing_key, body_of(content, 0, len(content)), True)
         self._connection.write(publish_frame(number, exchange, routing_key, mandatory=True) + content)
         return future
 
-    def _key_headers(self, letter: DeadLetter) -> dict[str, str]:
+    def _key(self, raw: Raw) -> bytes | None:
+        """What it is ordered by; looked for in the message itself where the broker has dead-lettered it, or
+        our headers did not fit."""
+        key = header(raw, KEY_HEADER)
+        if key is None and self._finder is not None:
+            key = self._finder.find(raw.data, raw.header_at, len(raw.data), b"")
+        return key
+
+    def _key_headers(self, key: bytes | None) -> dict[str, str]:
         """Where the routing key is the key: the router had put it there, before it was the partition's."""
-        layout, key = self._layout, letter.key
+        layout = self._layout
         if layout is None or layout.ingress != "router" or layout.key.source != "routing_key" or key is None:
             return {}
-        return {ROUTING_KEY_HEADER: key}
+        return {ROUTING_KEY_HEADER: key.decode(errors="surrogateescape")}
 
-    def _where(self, letter: DeadLetter) -> tuple[str, str]:
-        headers, layout = letter.headers, self._layout
+    def _where(self, letter: DeadLetter, key: bytes | None) -> tuple[str, str]:
+        layout = self._layout
         if layout is None:
             # A push group: to where the router has it from.
             exchange, routing_key = (
-                _text(headers.get(EXCHANGE_HEADER)),
-                _text(headers.get(ROUTING_KEY_HEADER)),
+                header(letter.raw, EXCHANGE_HEADER),
+                header(letter.raw, ROUTING_KEY_HEADER),
             )
             if exchange is None or routing_key is None:
                 raise ConfigError(f"group {self._group}: a dead letter does not say where it was published")
-            return exchange, routing_key
-        key = letter.key
+            return exchange.decode(errors="surrogateescape"), routing_key.decode(errors="surrogateescape")
         if layout.ingress == "hash-exchange":
-            return hash_exchange(self._group), key or ""
+            return hash_exchange(self._group), (key or b"").decode(errors="surrogateescape")
         if key is not None:
-            partition = partition_of(key.encode(errors="surrogateescape"), layout.partitions)
+            partition = partition_of(key, layout.partitions)
         else:
-            partition = (_number(headers.get(PARTITION_HEADER)) or 0) % layout.partitions
+            partition = (letter.number(PARTITION_HEADER) or 0) % layout.partitions
         return write_exchange(self._group), layout.routing_key(partition)
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, bytes | bytearray):
-        return value.decode(errors="replace")
-    return value if isinstance(value, str) else None
-
-
-def _number(value: Any) -> int | None:
-    text = _text(value)
-    return int(text) if text is not None and text.isdigit() else None

@@ -16,6 +16,7 @@ behind it do too. A message is removed after it was handled: a crash in between 
 import asyncio
 import random
 from collections.abc import Callable, Collection, Iterable
+from functools import cache
 from typing import Final
 
 from pamqp.commands import Basic
@@ -181,7 +182,7 @@ class Parking:
         self._any.set()
 
 
-async def ask_for_release(connection: Connection, group: str, key: str) -> None:
+async def ask_for_release(connection: Connection, group: str, key: str | bytes) -> None:
     """Has the owner of a parked key handle what is parked of it, and let the key go on.
 
     Without effect where no running member has parked that key within a minute. Whether it worked is seen in
@@ -192,7 +193,9 @@ async def ask_for_release(connection: Connection, group: str, key: str) -> None:
         await channel.declare_queue(release_queue(group), durable=True, arguments=_RELEASE_ARGUMENTS)
         await channel.select_confirms()
         properties = Basic.Properties(
-            headers={KEY_HEADER: key}, expiration=str(int(_REQUEST_LIVES * 1000)), delivery_mode=2
+            headers={KEY_HEADER: bytearray(as_bytes(key))},
+            expiration=str(int(_REQUEST_LIVES * 1000)),
+            delivery_mode=2,
         )
         await channel.publish("", release_queue(group), b"", properties, mandatory=True)
     finally:
@@ -249,11 +252,11 @@ async def _count(channel: Channel, queue: str) -> int | None:
     only when it has. It counts as a consumer there until what it has got is given back; a classic queue may
     answer before it takes that back.
     """
-    first = await channel.get(queue)
+    first = await channel.get_tag(queue)
     state = await channel.declare_queue(queue, passive=True)
     count = state.messages + (first is not None)
     if first is not None:
-        channel.nack(first.tag)
+        channel.nack(first)
     for _ in range(_LOOKS):
         if not state.consumers and (count or first is None):
             if count > _MOST:
@@ -304,8 +307,19 @@ async def _look_through(
 
 
 def header(raw: Raw, name: str) -> bytes | None:
-    """A header of a message that was parked or asks for something, as it was written; None without it."""
-    return _FINDERS[name](raw.data, raw.header_at, len(raw.data), b"")
+    """A header that PartyMQ wrote, as it was written; None without it. Found even where those that were there
+    before can't be decoded."""
+    return _finder(name)(raw.data, raw.header_at, len(raw.data), b"")
+
+
+@cache
+def _finder(name: str) -> Callable[[bytes, int, int, bytes], bytes | None]:
+    return HeaderKey(name).find
+
+
+def as_bytes(key: str | bytes) -> bytes:
+    """A key as it is in messages."""
+    return key.encode(errors="surrogateescape") if isinstance(key, str) else key
 
 
 def _places(found: list[Raw]) -> set[tuple[bytes | None, int]]:
@@ -316,6 +330,3 @@ def sequence(raw: Raw) -> int:
     """The place of a parked message among those of its key."""
     text = header(raw, SEQUENCE_HEADER)
     return int(text) if text is not None and text.isdigit() else 0
-
-
-_FINDERS: Final = {name: HeaderKey(name).find for name in (KEY_HEADER, PARTITION_HEADER, SEQUENCE_HEADER)}

@@ -5,13 +5,18 @@ import asyncio
 import pytest
 from pamqp.commands import Basic
 
-from partymq.amqp.connection import connect
+from partymq.amqp.connection import Connection, connect
+from partymq.amqp.content import add_headers, encode_content, publish_frame
 from partymq.amqp.url import BrokerUrl
+from partymq.client.deadletters import parked_keys, replay
+from partymq.client.failure import KEY_HEADER
 from partymq.client.lanes import Lanes
 from partymq.client.ownership import Owned
-from partymq.client.parking import sift
+from partymq.client.parking import ask_for_release, header, sift
 from partymq.client.partition import Partition
+from partymq.coordinator.pull_topology import agree
 from partymq.group.key import PropertyKey
+from partymq.group.names import dead_letter_queue, parked_queue, partition_queue, release_queue
 from tests.conftest import Vhost
 
 _MESSAGES = 400
@@ -73,4 +78,50 @@ async def test_what_is_acknowledged_message_by_message_does_not_come_again(
     while (left := await channel.declare_queue("partition", passive=True)).consumers:
         await asyncio.sleep(0.01)
     assert left.messages == _MESSAGES - len(items)
+    await connection.close()
+
+
+async def put(connection: Connection, queue: str, content: bytes) -> None:
+    channel = await connection.open_channel()
+    confirmed = asyncio.Event()
+    await channel.select_confirms(lambda _: confirmed.set())
+    assert channel.number == 1
+    connection.write(publish_frame(1, "", queue) + content)
+    await asyncio.wait_for(confirmed.wait(), 10)
+    await channel.close()
+
+
+def undecodable(headers: dict[str, str]) -> bytes:
+    """A message with a header whose name is no text."""
+    content = encode_content(1, b"body", Basic.Properties(delivery_mode=2, headers={"??": 7}))
+    return add_headers(content.replace(b"\x02??", b"\x02\xff\xfe"), headers, 1)
+
+
+async def test_a_parked_message_that_can_not_be_decoded_is_found_and_released_like_any_other(
+    vhost: Vhost,
+) -> None:
+    connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="a member")
+    await agree(connection, "g", {"partitions": 4, "queue_type": "classic"})
+    await put(connection, parked_queue("g"), undecodable({KEY_HEADER: "\udcff"}))
+    (key,) = await parked_keys(connection, "g")
+    assert (key.raw, key.key, key.messages) == (b"\xff", "\\xff", 1)
+    await ask_for_release(connection, "g", key.raw)
+    (asked,) = await sift(connection, release_queue("g"), lambda _: True)
+    assert header(asked, KEY_HEADER) == b"\xff"
+    await connection.close()
+
+
+async def test_a_dead_letter_without_our_headers_is_replayed_into_the_partition_of_its_key(
+    vhost: Vhost,
+) -> None:
+    connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="an operator")
+    await agree(connection, "g", {"partitions": 4, "queue_type": "classic"})
+    await put(connection, dead_letter_queue("g"), undecodable({"partitionKey": "customer-42"}))
+    assert await replay(connection, "g") == 1
+    channel = await connection.open_channel()
+    counts = [
+        (await channel.declare_queue(partition_queue("g", 1, number), passive=True)).messages
+        for number in range(4)
+    ]
+    assert counts == [0, 1, 0, 0]
     await connection.close()

@@ -159,7 +159,11 @@ def test_a_delivery_is_decoded(body: bytes, exchange: str, key: str, redelivered
 
 
 def test_properties_that_cannot_be_decoded_are_a_protocol_error() -> None:
+    deep = b""
+    for _ in range(3_000):
+        deep = b"\x01aF" + len(deep).to_bytes(4) + deep
     for flags, written in (
+        (0x2000, len(deep).to_bytes(4) + deep),
         (0x2000, b"\x00\x00\x00\x04\x01a?x"),
         (0x0040, b"\xff" * 8),
         (0x8000, b"\x05\xff\xff\xff\xff\xff"),
