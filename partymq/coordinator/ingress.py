@@ -1,7 +1,7 @@
 """Filling a pull group from a source queue: ingress `router`.
 
 One process at a time routes, the others stand by (`router_lock`). Besides, a router is alone at its source
-(`partymq.router.session.lock`).
+(`partymq.router.alone.lock`).
 
 Order over a resize. A session routes with one layout. When it is asked to leave that, or a message comes back
 because the old partitions are not bound any more, it ends: what is confirmed is acked, all else goes back to

@@ -12,13 +12,13 @@ from typing import Final
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
-from partymq.amqp.content import Returned, Span, publish_frame, redelivered_at, with_channel
+from partymq.amqp.content import Returned, Span, publish_frame, with_channel
 from partymq.coordinator.depths import QueueDepths
 from partymq.coordinator.proofs import Proofs
 from partymq.errors import BrokerError, ChannelClosed, ConnectionLost, Nacked, Unroutable
 from partymq.group.names import leftover_queue, own_exchange
-from partymq.router.contents import REDELIVERED, Fitter
-from partymq.router.session import consume_alone
+from partymq.router.alone import consume_alone
+from partymq.router.contents import Fitter, mark_of
 
 _PREFETCH: Final = 256
 """Messages on their way at once: of any size, so not too many; a move is to be short, so not too few."""
@@ -95,7 +95,7 @@ class _Move:
                     return  # goes back to its place when the channel is closed
                 for tag, method_at, header_at, end in spans:
                     tags.append(tag)
-                    mark = REDELIVERED if redelivered_at(buf, method_at) else None
+                    mark = mark_of(buf, method_at)
                     content = fitter.fit(buf[header_at:end], mark)
                     connection.write(frame + with_channel(content, number))
                 if connection.write_buffer_full:

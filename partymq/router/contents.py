@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Final
 
-from partymq.amqp.content import add_headers, refit, user_id, without_user_id
+from partymq.amqp.content import add_headers, redelivered_at, refit, user_id, without_user_id
 from partymq.group.canonical import Reason
 from partymq.group.key import HeaderKey, KeyFinder, KeyRule, make_finder
 
@@ -22,9 +22,15 @@ GROUP_HEADER: Final = "x-partymq-group"
 
 REDELIVERED_HEADER: Final = "x-partymq-redelivered"
 """On a message that was delivered before, to us or to a member that is gone: it may be a repeat."""
-REDELIVERED: Final = {REDELIVERED_HEADER: "true"}
+_REDELIVERED: Final = {REDELIVERED_HEADER: "true"}
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 _ANY_SIZE: Final = 1 << 60
+
+
+def mark_of(buf: bytes, method_at: int) -> Mapping[str, str]:
+    """The header of a message that may be a repeat; none for others."""
+    return _REDELIVERED if redelivered_at(buf, method_at) else _NO_HEADERS
 
 
 class Fitter:

@@ -18,17 +18,17 @@ from collections.abc import Mapping
 from typing import Final
 from zlib import crc32
 
-from partymq.amqp.content import Span, exchange_at, publish_frame, redelivered_at, routing_key_at
+from partymq.amqp.content import Span, exchange_at, publish_frame, routing_key_at
 from partymq.group.key import KeyFinder, make_finder
 from partymq.group.state import SetAside
 from partymq.router.contents import (
     EXCHANGE_HEADER,
     GROUP_HEADER,
     REASON_HEADER,
-    REDELIVERED,
     ROUTING_KEY_HEADER,
     Fitter,
     leftover_finder,
+    mark_of,
 )
 from partymq.router.events import HoldExhausted, RouterEvent, Unroutable
 from partymq.router.lane import Held, Lane
@@ -43,7 +43,6 @@ from partymq.router.traffic import Traffic
 from partymq.router.window import Window
 
 _USER_FLAG: Final = 0x10
-_NO_HEADERS: Final[Mapping[str, str]] = {}
 """In the low byte of the property flags, 20 bytes behind the start of the header frame."""
 
 
@@ -175,7 +174,7 @@ class Core:
                     counts[partition] += 1
                     last[partition] = now
                 else:
-                    self._aside(stream, tag, partition, buf[header_at:end], _mark(buf, method_at))
+                    self._aside(stream, tag, partition, buf[header_at:end], mark_of(buf, method_at))
             else:
                 self._keyless(stream, buf, (tag, method_at, header_at, end))
 
@@ -193,7 +192,7 @@ class Core:
             tag, method_at, header_at, end = span
             key = find(buf, header_at, end, routing_key_at(buf, method_at))
             if key is not None:
-                self._aside(stream, tag, crc32(key) % partitions, buf[header_at:end], _mark(buf, method_at))
+                self._aside(stream, tag, crc32(key) % partitions, buf[header_at:end], mark_of(buf, method_at))
             else:
                 self._keyless(stream, buf, span)
 
@@ -256,7 +255,7 @@ class Core:
         for tag, method_at, header_at, end in spans:
             key = routing_key_at(buf, method_at)
             # The member's queue is reached by another key; a fetch has to find this one.
-            headers = {ROUTING_KEY_HEADER: key.decode(errors="surrogateescape"), **_mark(buf, method_at)}
+            headers = {ROUTING_KEY_HEADER: key.decode(errors="surrogateescape"), **mark_of(buf, method_at)}
             self._aside(stream, tag, crc32(key) % partitions, buf[header_at:end], headers)
 
     def _aside(
@@ -287,7 +286,7 @@ class Core:
                 self._reject(stream, buf, span)
                 return
         self.statistics.spread += 1
-        self._aside(stream, tag, partition, buf[header_at:end], _mark(buf, method_at))
+        self._aside(stream, tag, partition, buf[header_at:end], mark_of(buf, method_at))
 
     def _reject(self, stream: Stream, buf: bytes, span: Span) -> None:
         tag, method_at, header_at, end = span
@@ -395,8 +394,3 @@ class Core:
         if self.fault is None:
             self.fault = why
         self.freeze()
-
-
-def _mark(buf: bytes, method_at: int) -> Mapping[str, str]:
-    """The header of a message that may be a repeat; none for others."""
-    return REDELIVERED if redelivered_at(buf, method_at) else _NO_HEADERS

@@ -18,8 +18,9 @@ from partymq.amqp.content import Span
 from partymq.amqp.url import BrokerUrl
 from partymq.errors import BrokerError, ChannelClosed
 from partymq.log import get_logger
+from partymq.router.alone import CLOSE_TIMEOUT, Alone, closed, consume_alone, lock
 from partymq.router.core import Core
-from partymq.router.session import CLOSE_TIMEOUT, COALESCE, Alone, Session, closed, consume_alone, lock
+from partymq.router.session import COALESCE, Session
 from partymq.router.settings import RouterSettings
 from partymq.router.stream import Stream
 
