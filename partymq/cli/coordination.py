@@ -29,7 +29,7 @@ async def ask_coordinator(connection: "Connection", group: str, timeout: float =
         await channel.close()
     if not consumers:
         return {"coordinator": None, "uncoordinated": _NOBODY}
-    client = CommandClient(connection, group, timeout=timeout)
+    client = CommandClient(connection, group, timeout=timeout, queue_type=None)
     await client.start()
     try:
         said = (await client.call(uuid4().hex, Describe())).description

@@ -293,7 +293,14 @@ class Membership:
         def told(assignment: Assignment) -> None:
             session.hear(assignment)
 
-        commands = CommandClient(connection, self._group, timeout=_CALL, on_assignment=told, speak_on=voice)
+        commands = CommandClient(
+            connection,
+            self._group,
+            timeout=_CALL,
+            queue_type=layout.queue_type,
+            on_assignment=told,
+            speak_on=voice,
+        )
         session = Session(self.name, self._group, connection, layout, commands)
         return session
 

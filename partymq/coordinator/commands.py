@@ -3,6 +3,9 @@
 A command goes to the group's coordinator queue, which only the coordinator consumes; the answer comes to the
 control queue of the front end, exclusive to its connection. Neither is persistent: a front end sends a
 command that got no answer again, under the same request id, and gives up in bounded time.
+
+The coordinator queue is of the type of the group's state: a classic one is away with its node, and as long as
+that is, nobody could coordinate.
 """
 
 import asyncio
@@ -41,6 +44,7 @@ from partymq.log import get_logger
 ASSIGNMENT: Final = "assignment"
 """Type (a property) of the messages in a control queue that are assignments."""
 _IN_USE: Final = frozenset({403, 405})
+_PRECONDITION_FAILED: Final = 406
 _RETRY: Final = 0.1
 
 _log = get_logger(__name__)
@@ -49,11 +53,13 @@ AnswerTo = Callable[[Reply], None]
 OnCommand = Callable[[Command, AnswerTo], None]
 
 
-async def serve_commands(connection: Connection, group: str, on_command: OnCommand) -> Channel:
+async def serve_commands(
+    connection: Connection, group: str, on_command: OnCommand, *, queue_type: str
+) -> Channel:
     """Consume the coordinator queue; returns the channel, whose end is the end of the service.
 
-    Waits while an earlier coordinator still consumes the queue. `on_command` gets a command and the function
-    that answers it, which may be called at any later time. Raises BrokerError.
+    While an earlier coordinator still consumes the queue, this one waits, or gets nothing. `on_command` gets
+    a command and the function that answers it, which may be called at any later time. Raises BrokerError.
     """
     queue = coordinator_queue(group)
     channel = await connection.open_channel()
@@ -76,10 +82,10 @@ async def serve_commands(connection: Connection, group: str, on_command: OnComma
             on_command(command, answer)
 
     while True:
-        await channel.declare_queue(queue, durable=True)
+        channel, alone = await _declare(connection, channel, queue, queue_type)
         try:
             # A queue that is deleted ends only its consumer.
-            await channel.consume(queue, delivered, exclusive=True, no_ack=True, on_cancel=channel.shut)
+            await channel.consume(queue, delivered, exclusive=not alone, no_ack=True, on_cancel=channel.shut)
             return channel
         except ChannelClosed as error:
             if error.code not in _IN_USE:
@@ -103,6 +109,7 @@ class CommandClient:
         connection: may be shared with other things; what comes from the coordinator comes here.
         group: the group's name.
         timeout: seconds that a call may take; half of it after the first try it is sent again.
+        queue_type: of the coordinator queue; None: it is there already.
         on_assignment: called with the assignments that come without being asked for, of pull groups.
         speak_on: another connection to send on; a broker that takes no messages stops reading from those that
             send, and would not see acks of the first one either.
@@ -117,6 +124,7 @@ class CommandClient:
         group: str,
         *,
         timeout: float,
+        queue_type: str | None,
         on_assignment: Callable[[Assignment], None] | None = None,
         speak_on: Connection | None = None,
     ) -> None:
@@ -125,6 +133,7 @@ class CommandClient:
         self._queue = coordinator_queue(group)
         self.control = control_queue(group, uuid4().hex)
         self._timeout = timeout
+        self._queue_type = queue_type
         self._on_assignment = on_assignment
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._channel: Channel | None = None
@@ -138,7 +147,8 @@ class CommandClient:
     async def start(self) -> None:
         """Declare the queues and listen for answers. Raises BrokerError."""
         channel = await self._connection.open_channel()
-        await channel.declare_queue(self._queue, durable=True)
+        if self._queue_type is not None:
+            channel, _ = await _declare(self._connection, channel, self._queue, self._queue_type)
         await channel.declare_queue(self.control, exclusive=True, auto_delete=True)
         await channel.consume(self.control, self._delivered, no_ack=True, on_cancel=channel.shut)
         channel.on_closed(lambda error: self._fail(ConnectionLost(f"{error}; try again")))
@@ -213,6 +223,23 @@ class CommandClient:
             answer = self._waiting.get(reply.request_id)
             if answer is not None and not answer.done():
                 answer.set_result(reply)
+
+
+async def _declare(
+    connection: Connection, channel: Channel, queue: str, queue_type: str
+) -> tuple[Channel, bool]:
+    """Declare the coordinator queue; on this channel if that is possible. And whether it is one of which the
+    broker serves only one consumer, which is the only way to be alone with a quorum queue. One of the other
+    type is used as it is."""
+    alone = queue_type == "quorum"
+    arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True} if alone else {}
+    try:
+        await channel.declare_queue(queue, durable=True, arguments=arguments)
+    except ChannelClosed as error:
+        if error.code != _PRECONDITION_FAILED:
+            raise
+        return await connection.open_channel(), not alone
+    return channel, alone
 
 
 def _taking_nothing(reason: str) -> NoCoordinator:

@@ -52,6 +52,11 @@ class GroupInstance(Participant):
         return self._term
 
     @property
+    def queue_type(self) -> str:
+        """See `Participant`."""
+        return self._settings.state_queue_type
+
+    @property
     def works(self) -> Mapping[str, Work]:
         """See `Participant`."""
         return {"candidacy": self._serve_candidacy}

@@ -95,7 +95,7 @@ class Lease:
         self._partitions = partitions
         self._resizable = initial is not None
         self._instance = instance
-        self._queue_type = queue_type
+        self.queue_type = queue_type
         self.current = last_known or StateMessage(0, 0, instance, initial or GroupState.new(partitions))
         """The state as it was last read or saved."""
         self._held: list[_Held] = []
@@ -172,10 +172,10 @@ class Lease:
 
     async def _declare(self) -> int:
         arguments: dict[str, str | bool | int] = {
-            "x-queue-type": self._queue_type,
+            "x-queue-type": self.queue_type,
             "x-single-active-consumer": True,
         }
-        if self._queue_type == "quorum":
+        if self.queue_type == "quorum":
             # RabbitMQ 4 drops a message after 20 deliveries by default: that would be the state.
             arguments["x-delivery-limit"] = 1_000_000
         assert self._channel is not None

@@ -113,7 +113,9 @@ class Office(ABC):
             answer(Reply(request_id, status))
 
     async def _serve(self) -> None:
-        channel = await serve_commands(self._connection, self._group, self.submit)
+        channel = await serve_commands(
+            self._connection, self._group, self.submit, queue_type=self._lease.queue_type
+        )
         closed = asyncio.ensure_future(channel.wait_closed())
         try:
             while not closed.done():

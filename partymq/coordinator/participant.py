@@ -69,6 +69,11 @@ class Participant(ABC):
 
     @property
     @abstractmethod
+    def queue_type(self) -> str:
+        """Of the queues on which the group is coordinated; known when `fronted` has been called."""
+
+    @property
+    @abstractmethod
     def works(self) -> Mapping[str, Work]:
         """What is done besides the front; each ends with a BrokerError and is then begun again."""
 
@@ -115,7 +120,9 @@ class Participant(ABC):
         try:
             connection = await self.connect("front")
             await self.fronted(connection)
-            commands = CommandClient(connection, self.name, timeout=self._call_timeout)
+            commands = CommandClient(
+                connection, self.name, timeout=self._call_timeout, queue_type=self.queue_type
+            )
             await commands.start()
             self._front, self._commands, self._trouble = connection, commands, None
             self._up.set()

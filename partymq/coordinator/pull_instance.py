@@ -52,6 +52,12 @@ class PullInstance(Participant):
         return self._candidate.term if self._candidate is not None else None
 
     @property
+    def queue_type(self) -> str:
+        """See `Participant`."""
+        assert self._layout is not None
+        return self._layout.queue_type
+
+    @property
     def works(self) -> Mapping[str, Work]:
         """See `Participant`."""
         works: dict[str, Work] = {}

@@ -1,10 +1,11 @@
 """Commands reach the coordinator wherever it is, and their answers come back."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.coordinator.commands import AnswerTo, CommandClient, serve_commands
@@ -24,22 +25,34 @@ async def connections(vhost: Vhost) -> AsyncIterator[tuple[Connection, Connectio
     await coordinator.close()
 
 
-async def client_on(connection: Connection, timeout: float = 5.0) -> CommandClient:
-    client = CommandClient(connection, "g", timeout=timeout)
+QUEUE_TYPES = pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+
+
+async def client_on(
+    connection: Connection, timeout: float = 5.0, queue_type: str = "quorum"
+) -> CommandClient:
+    client = CommandClient(connection, "g", timeout=timeout, queue_type=queue_type)
     await client.start()
     return client
 
 
-async def test_an_answer_comes_back(connections: tuple[Connection, Connection]) -> None:
+async def serve(
+    connection: Connection, on_command: Callable[[Command, AnswerTo], None], queue_type: str = "quorum"
+) -> Channel:
+    return await serve_commands(connection, "g", on_command, queue_type=queue_type)
+
+
+@QUEUE_TYPES
+async def test_an_answer_comes_back(connections: tuple[Connection, Connection], queue_type: str) -> None:
     front, coordinator = connections
-    client = await client_on(front)
+    client = await client_on(front, queue_type=queue_type)
     seen: list[Command] = []
 
     def on_command(command: Command, answer: AnswerTo) -> None:
         seen.append(command)
         answer(Reply(command.request_id, Status.ALREADY_PENDING))
 
-    await serve_commands(coordinator, "g", on_command)
+    await serve(coordinator, on_command, queue_type)
     replies = await asyncio.gather(*(client.call(f"r{n}", Bind(f"pod-{n}")) for n in range(50)))
     assert [reply.request_id for reply in replies] == [f"r{n}" for n in range(50)]
     assert {reply.status for reply in replies} == {Status.ALREADY_PENDING}
@@ -60,14 +73,14 @@ async def test_a_command_that_got_no_answer_is_sent_again(
         if len(seen) == 2:
             answer(Reply(command.request_id, Status.OK))
 
-    await serve_commands(coordinator, "g", on_command)
+    await serve(coordinator, on_command)
     assert (await client.call("r", Bind("pod"))).status is Status.OK
     assert seen == ["r", "r"]
 
 
 async def test_the_service_ends_when_its_queue_is_deleted(connections: tuple[Connection, Connection]) -> None:
     front, coordinator = connections
-    serving = await serve_commands(coordinator, "g", lambda command, answer: None)
+    serving = await serve(coordinator, lambda command, answer: None)
     client = await client_on(front)
     async with asyncio.timeout(10):
         other = await front.open_channel()
@@ -103,23 +116,25 @@ async def test_without_a_coordinator_the_caller_is_told_in_time_and_nothing_stay
             await asyncio.sleep(0.05)
 
 
-async def test_a_new_coordinator_waits_for_the_old_ones_place(
-    vhost: Vhost, connections: tuple[Connection, Connection]
+@QUEUE_TYPES
+async def test_a_new_coordinator_gets_commands_when_the_old_one_is_gone(
+    vhost: Vhost, connections: tuple[Connection, Connection], queue_type: str
 ) -> None:
     front, old = connections
-    client = await client_on(front)
+    client = await client_on(front, queue_type=queue_type)
     served: list[str] = []
 
-    def by(name: str, command: Command, answer: AnswerTo) -> None:
-        served.append(name)
-        answer(Reply(command.request_id, Status.OK))
+    def by(name: str) -> Callable[[Command, AnswerTo], None]:
+        def on_command(command: Command, answer: AnswerTo) -> None:
+            served.append(name)
+            answer(Reply(command.request_id, Status.OK))
 
-    await serve_commands(old, "g", lambda command, answer: by("old", command, answer))
+        return on_command
+
+    await serve(old, by("old"), queue_type)
     new = await connect(BrokerUrl.parse(vhost.amqp_url), name="new")
     try:
-        taking_over = asyncio.create_task(
-            serve_commands(new, "g", lambda command, answer: by("new", command, answer))
-        )
+        taking_over = asyncio.create_task(serve(new, by("new"), queue_type))
         await client.call("1", Bind("pod"))
         old.abort()
         async with asyncio.timeout(10):
@@ -128,6 +143,26 @@ async def test_a_new_coordinator_waits_for_the_old_ones_place(
         assert served == ["old", "new"]
     finally:
         await new.close()
+
+
+@pytest.mark.parametrize(("there", "wanted"), [("classic", "quorum"), ("quorum", "classic")])
+async def test_a_queue_of_the_other_type_is_used_as_it_is(
+    connections: tuple[Connection, Connection], there: str, wanted: str
+) -> None:
+    front, coordinator = connections
+    await client_on(coordinator, queue_type=there)
+
+    def on_command(command: Command, answer: AnswerTo) -> None:
+        answer(Reply(command.request_id, Status.OK))
+
+    await serve(coordinator, on_command, wanted)
+    client = await client_on(front, queue_type=wanted)
+    # There can still be only one who serves it.
+    another = asyncio.create_task(serve(front, lambda command, answer: pytest.fail("served twice"), wanted))
+    for number in range(20):
+        assert (await client.call(f"r{number}", Bind("pod"))).status is Status.OK
+    another.cancel()
+    await asyncio.wait([another])
 
 
 async def test_a_lost_connection_is_told_to_the_caller(connections: tuple[Connection, Connection]) -> None:
@@ -145,7 +180,7 @@ async def test_nonsense_in_the_queues_harms_nobody(connections: tuple[Connection
     def on_command(command: Command, answer: AnswerTo) -> None:
         answer(Reply(command.request_id, Status.OK))
 
-    await serve_commands(coordinator, "g", on_command)
+    await serve(coordinator, on_command)
     channel = await front.open_channel()
     await channel.select_confirms()
     for body in (b"", b"{}", b"\xff", b'{"request_id": 1}'):

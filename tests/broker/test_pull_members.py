@@ -183,7 +183,7 @@ async def test_the_first_assignment_answers_ready_where_the_coordinator_died_bef
                 telling.append(asyncio.create_task(voice.publish("", queue, assignment, properties)))
 
     await voice.select_confirms()
-    await serve_commands(connection, GROUP, heard)
+    await serve_commands(connection, GROUP, heard, queue_type="classic")
     one = join("one", coordinator="server")
     await until(lambda: one.tokens == {3: 1}, one)
     assert said.count(Ready) == 1
