@@ -54,7 +54,8 @@ def key_bytes(key: Key | None) -> bytes | None:
         return key.encode(errors="surrogateescape")
     text = scalar_text(key)
     if isinstance(text, Reason):
-        raise ValueError(f"key {key!r}: {text}; allowed are texts, bytes, numbers and booleans")
+        why = text if isinstance(key, float | str) else f"wrong type: {type(key).__name__}"
+        raise ValueError(f"key {key!r}: {why}; allowed are texts, bytes, numbers and booleans")
     return text
 
 

@@ -110,6 +110,7 @@ class Publisher:
             ConfigError: the group has other settings than wished.
             LoginRefused: the broker does not let us in.
             BrokerError: it can't be reached, or does not do what is asked.
+            RuntimeError: it is open already.
         """
         self._clock = asyncio.get_running_loop().time
         await self._sender.open()
@@ -245,8 +246,12 @@ class Publisher:
     def _put_of(self, message: Message, batch: Batch) -> None:
         if isinstance(message, Outgoing):
             self._put(message.body, message.key, message.headers, message.properties, None, batch)
-        else:
+        elif isinstance(message, tuple) and len(message) == 2:
             self._put(message[0], message[1], None, None, None, batch)
+        else:
+            what = f"a {type(message).__name__}"
+            size = f" of {len(message)}" if isinstance(message, tuple) else ""
+            raise TypeError(f"{what}{size}: publish_many takes tuples (body, key), or Outgoing")
 
     def _put(
         self,

@@ -79,6 +79,8 @@ class Sender:
 
     async def open(self) -> None:
         """Connects, and learns the group's layout; raises what goes wrong the first time."""
+        if self._running is not None and not self._running.done():
+            raise RuntimeError("the publisher is open already")
         channel = await self._connect()
         self.over = None
         self._running = asyncio.create_task(self._run(channel))

@@ -1,6 +1,7 @@
 """`SyncPublisher`: a `Publisher` for programs without an event loop; it has a thread of its own."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Iterable, Mapping
 from types import TracebackType
@@ -26,6 +27,9 @@ class SyncPublisher:
         with SyncPublisher("amqp://localhost", group="orders") as publisher:
             publisher.publish({"amount": 7}, key="customer-42")
 
+    A program that forks (a web server with several worker processes) opens one in each of them, after the
+    fork: the thread that does the work is not in the other process.
+
     Args:
         url: of the broker.
         group: the group's name.
@@ -36,11 +40,16 @@ class SyncPublisher:
         self._publisher = Publisher(url, group=group, **settings)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._process = 0
 
     def open(self) -> None:
-        """Connects; raises as `Publisher.open` does."""
+        """Connects; raises as `Publisher.open` does, and RuntimeError where it is open already."""
         import uvloop
 
+        if self._loop is not None:
+            self._check_process()
+            raise RuntimeError("the publisher is open already")
+        self._process = os.getpid()
         loop = self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=loop.run_forever, name="partymq-publisher", daemon=True)
         self._thread.start()
@@ -51,8 +60,11 @@ class SyncPublisher:
             raise
 
     def close(self) -> None:
-        """Waits until everything is confirmed or has timed out, and closes the connection. Idempotent."""
-        if self._loop is None:
+        """Waits until everything is confirmed or has timed out, and closes the connection. Idempotent.
+
+        Does nothing in a process that was forked from the one that opened it.
+        """
+        if self._loop is None or self._process != os.getpid():
             return
         try:
             self._call(self._publisher.close())
@@ -101,15 +113,26 @@ class SyncPublisher:
     # Inside ---------------------------------------------------------------------------------------
 
     def _call(self, work: Coroutine[Any, Any, _ResultT]) -> _ResultT:
-        if self._loop is None:
+        try:
+            if self._loop is None:
+                raise RuntimeError("the publisher is not open: use `with`, or `open` and `close`")
+            self._check_process()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except BaseException:
             work.close()
-            raise RuntimeError("the publisher is not open: use `with`")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            raise
         try:
             return future.result()
         except BaseException:
             future.cancel()  # Interrupted here: nobody waits for it any more.
             raise
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            raise RuntimeError(
+                f"the publisher was opened before a fork, in process {self._process}: its thread is there."
+                " Open another one in each process, after the fork"
+            )
 
     def _stop(self) -> None:
         loop, self._loop = self._loop, None

@@ -1,8 +1,12 @@
 """The publisher against a real broker: order over resizes, cuts, lost queues; what it says when it can't."""
 
 import asyncio
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from textwrap import dedent
 
 import pytest
 from pamqp.commands import Basic
@@ -276,3 +280,50 @@ def test_scripts_publish_without_an_event_loop(vhost: Vhost) -> None:
         assert publisher.publish_many((str(n), f"k{n}") for n in range(600)) == 600
         with pytest.raises(TypeError, match="can't be JSON"):
             publisher.publish(object(), key="a")
+
+
+def test_a_publisher_that_is_open_is_not_opened_again(vhost: Vhost) -> None:
+    publisher = SyncPublisher(vhost.amqp_url, group=GROUP, partitions=2, queue_type="classic")
+    threads = threading.active_count()
+    for _ in range(2):  # it may be, when it was closed
+        with publisher:
+            with pytest.raises(RuntimeError, match="open already"):
+                publisher.open()
+            publisher.publish(b"", key="a")
+    publisher.close()
+    assert threading.active_count() == threads
+
+
+async def test_an_async_publisher_that_is_open_is_not_opened_again(vhost: Vhost) -> None:
+    async with Publisher(vhost.amqp_url, group=GROUP, partitions=2, queue_type="classic") as publisher:
+        with pytest.raises(RuntimeError, match="open already"):
+            await publisher.open()
+        await publisher.publish(b"", key="a")
+
+
+def test_a_process_that_was_forked_does_not_wait_for_the_thread_it_has_not(vhost: Vhost) -> None:
+    program = """
+        import os, sys
+        from partymq import SyncPublisher
+
+        with SyncPublisher(sys.argv[1], group="orders", partitions=2, queue_type="classic") as publisher:
+            if not (child := os.fork()):
+                try:
+                    publisher.publish(b"", key="a")
+                except RuntimeError as error:
+                    print(error, flush=True)
+                publisher.close()  # of no effect on the parent's
+                os._exit(0)
+            os.waitpid(child, 0)
+            publisher.publish(b"", key="a")
+        print("published")
+    """
+    told = subprocess.run(
+        (sys.executable, "-c", dedent(program), vhost.amqp_url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert "opened before a fork" in told
+    assert told.endswith("published\n")

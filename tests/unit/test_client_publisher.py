@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 from zlib import crc32
 
 import pytest
@@ -210,6 +212,35 @@ def test_settings_of_a_group_are_read_as_they_were_written() -> None:
 def test_a_wrong_setting_is_named(wish: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         Publisher("amqp://localhost", **({"group": "g"} | wish))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        (["ab"], "a str"),  # not the body a of the key b
+        ([["a", "b"]], "a list"),
+        ([{"amount": 7}], "a dict"),
+        ([("a", "b", "c")], "a tuple of 3"),
+        ([Order(7)], "a Order"),
+    ],
+)
+async def test_what_is_no_message_with_its_key_is_not_published(messages: list[Any], told: str) -> None:
+    publisher = Publisher("amqp://localhost", group="g")
+    with pytest.raises(TypeError, match=rf"{told}: publish_many takes tuples \(body, key\), or Outgoing"):
+        await publisher.publish_many(messages)
+
+
+@pytest.mark.parametrize("key", [UUID(int=7), ("a", 1), None.__class__])
+def test_what_can_be_no_key_is_named(key: Any) -> None:
+    with pytest.raises(
+        ValueError, match=rf"wrong type: {type(key).__name__}; allowed are texts, bytes, numbers"
+    ):
+        key_bytes(key)
+
+
+def test_a_number_that_can_be_no_key_is_named() -> None:
+    with pytest.raises(ValueError, match="key nan: wrong type: not a finite number"):
+        key_bytes(float("nan"))
 
 
 def test_settings_that_can_not_be_read_are_shown() -> None:
