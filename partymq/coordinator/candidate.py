@@ -66,10 +66,10 @@ class Candidate:
         """Stand by on one connection, and coordinate when it is our turn; raises the BrokerError that ends
         it."""
         settings = self._settings
-        # Another number of partitions since we began is no contradiction.
         name = f"partymq {settings.group} coordinator {self._instance}"
         connection = await connect(self._url, name=name)
         try:
+            # Another number of partitions since we began is no contradiction.
             initial = await self._initial(connection)
             lease = Lease(
                 connection,

@@ -15,7 +15,7 @@ from partymq.coordinator.management import Management
 from partymq.coordinator.participant import Participant, Work
 from partymq.coordinator.term import Term
 from partymq.coordinator.topology import declare_write_exchange
-from partymq.errors import BrokerError, ConfigError
+from partymq.errors import ConfigError
 from partymq.group.names import settings_queue
 from partymq.group.state import GroupState
 from partymq.log import get_logger
@@ -44,7 +44,6 @@ class GroupInstance(Participant):
         self._checked = False
         self._term: Term | None = None
         self._last_known: StateMessage | None = None
-        self._candidacy_trouble: str | None = None
 
     @property
     def term(self) -> Term | None:
@@ -77,9 +76,6 @@ class GroupInstance(Participant):
         connection = await self.connect("coordinator")
         try:
             await self._stand(connection)
-        except BrokerError as error:
-            self._candidacy_trouble = f"coordinating came to an end: {error}"
-            raise
         finally:
             await connection.close()
 
@@ -120,17 +116,11 @@ class GroupInstance(Participant):
 
     def unready(self) -> str | None:
         """See `Participant`."""
-        if self._term is not None:
-            return self._term.unready()
-        if self._trouble is not None:
-            return self._trouble
-        if self._elsewhere is None:
-            return self._candidacy_trouble or "no coordinator answers"
-        theirs = len(self._elsewhere.get("partitions", ()))
-        if theirs != self._settings.partitions:
-            return (
-                f"`partitions` is {self._settings.partitions} here, but {theirs} in the group as it is:"
-                " this instance could not take over"
-            )
-        reason = self._elsewhere.get("unready")
-        return None if reason is None else str(reason)
+        if self._term is None and self._trouble is None and self._elsewhere is not None:
+            theirs = len(self._elsewhere.get("partitions", ()))
+            if theirs != self._settings.partitions:
+                return (
+                    f"`partitions` is {self._settings.partitions} here, but {theirs} in the group as it is:"
+                    " this instance could not take over"
+                )
+        return self.uncoordinated()

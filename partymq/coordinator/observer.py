@@ -124,7 +124,7 @@ class Observer:
             self._doubled.add(hostname)
             _log.warning(
                 "several queues are bound with one member's key: each gets every message",
-                hostname=hostname,
+                member=hostname,
                 queues=queues,
             )
         return queues
@@ -192,7 +192,7 @@ class Observer:
         if depth.fragile is not None and hostname not in self._warned:
             self._warned.add(hostname)
             _log.warning(
-                "a member's queue can vanish with what is in it", hostname=hostname, queue_is=depth.fragile
+                "a member's queue can vanish with what is in it", member=hostname, queue_is=depth.fragile
             )
         self._tell(hostname, incarnation, depth)
 

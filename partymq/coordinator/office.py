@@ -69,6 +69,11 @@ class Office(ABC):
         """The broker's reason for taking no messages now; None where it does."""
         return self._connection.blocked
 
+    def unready(self) -> str | None:
+        """Why what is decided can't be carried out now, in words; None where it can."""
+        blocked = self.blocked
+        return None if blocked is None else f"the broker takes no messages at the moment: {blocked}"
+
     @abstractmethod
     def submit(self, command: Command, answer: AnswerTo) -> None:
         """A command, from wherever it came; `answer` is called when it has been carried out and saved."""

@@ -50,6 +50,9 @@ class Participant(ABC):
         self._waiting: set[asyncio.Future[Reply]] = set()
         """Calls that the present term has to answer."""
         self._trouble: str | None = "starting"
+        """Of the front."""
+        self._ended: dict[str, str] = {}
+        """Why each work ended the last time."""
         self._elsewhere: dict[str, Any] | None = None
         self._statistics = GroupStatistics()
 
@@ -75,11 +78,24 @@ class Participant(ABC):
     @property
     @abstractmethod
     def works(self) -> Mapping[str, Work]:
-        """What is done besides the front; each ends with a BrokerError and is then begun again."""
+        """What is done besides the front; each ends with a BrokerError and is then begun again. The one that
+        coordinates is the "candidacy"."""
 
     @abstractmethod
     def unready(self) -> str | None:
         """Why the group cannot route now; None where it can."""
+
+    def uncoordinated(self) -> str | None:
+        """Why the group is not coordinated now, as far as is known here; None where it is."""
+        if self.term is not None:
+            return self.term.unready()
+        if self._trouble is not None:
+            return self._trouble
+        if self._elsewhere is None:
+            ended = self._ended.get("candidacy")
+            return "no coordinator answers" if ended is None else f"coordinating came to an end: {ended}"
+        reason = self._elsewhere.get("unready")
+        return None if reason is None else str(reason)
 
     async def fronted(self, connection: Connection) -> None:  # noqa: B027
         """Called with each new connection of the front, before anybody is told that it is there."""
@@ -105,6 +121,7 @@ class Participant(ABC):
     async def _again_and_again(self, what: str, serve: Work) -> None:
         def failed(error: BrokerError, pause: float) -> None:
             self._statistics.reconnects += 1
+            self._ended[what] = str(error)
             _log.warning(
                 "connection ended",
                 group=self.name,

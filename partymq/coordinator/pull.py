@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
+from msgspec.structs import replace
 from pamqp.commands import Basic
 
 from partymq.amqp.channel import Channel
@@ -159,11 +160,6 @@ class PullTerm(Office):
                 partition["messages_ready"] = ready
         return described
 
-    def unready(self) -> str | None:
-        """Why members can't be told what to do now; None where they can."""
-        blocked = self.blocked
-        return None if blocked is None else f"the broker takes no messages at the moment: {blocked}"
-
     def begin(self) -> list[ev.Effect]:
         """See `Office`."""
         self.coordinator.piecewise = True
@@ -204,7 +200,7 @@ class PullTerm(Office):
             number = state.index_of(identity)
             if number is not None and state.partitions[number].owner == hostname:
                 self.happened(ev.Idle(number))
-        self.send(queue, self._told[hostname])
+        self.send(queue, replace(self._told[hostname], answers=heartbeat.asked))
 
     async def _look(self) -> None:
         """See again and again whether the members are there, by telling them what they have been told."""
@@ -283,7 +279,7 @@ class PullTerm(Office):
                 _log.info(
                     "draining" if isinstance(effect, ev.Drain) else "reclaiming",
                     group=self._group,
-                    hostname=effect.hostname,
+                    member=effect.hostname,
                     partitions=len(effect.partitions),
                 )
             elif isinstance(effect, ev.Remove):

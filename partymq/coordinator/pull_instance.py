@@ -18,7 +18,7 @@ from partymq.coordinator.ingress import Ingress
 from partymq.coordinator.participant import Participant, Work
 from partymq.coordinator.pull import PullSettings, PullTerm
 from partymq.coordinator.pull_topology import agree, read_layout
-from partymq.errors import BrokerError, ConfigError
+from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import state_queue
 
@@ -41,7 +41,6 @@ class PullInstance(Participant):
         self._layout: GroupLayout | None = None
         self._agreeing = asyncio.Lock()
         self._candidate: Candidate | None = None
-        self._candidacy_trouble: str | None = None
         self._ingress: Ingress | None = None
         if settings.routes:
             self._ingress = Ingress(broker, settings, instance=instance, statistics=self._statistics.router)
@@ -101,9 +100,6 @@ class PullInstance(Participant):
             self._candidate = Candidate(self._broker.url, settings, self._instance, self._statistics)
         try:
             await self._candidate.stand()
-        except BrokerError as error:
-            self._candidacy_trouble = f"coordinating came to an end: {error}"
-            raise
         finally:
             self.term_ended(self._statistics.epoch)
 
@@ -140,19 +136,9 @@ class PullInstance(Participant):
 
     def unready(self) -> str | None:
         """Why the group can't work now, as far as that is this process's matter; None where it can."""
-        reason = self._uncoordinated()
+        # Where members coordinate it, whether there are any is not this process's matter.
+        here = self._settings.coordinator == "server"
+        reason = self.uncoordinated() if here else self._trouble
         if reason is None and self._ingress is not None:
             reason = self._ingress.unready()
         return reason
-
-    def _uncoordinated(self) -> str | None:
-        if self.term is not None:
-            return self.term.unready()
-        if self._trouble is not None:
-            return self._trouble
-        if self._settings.coordinator == "embedded":
-            return None  # whether there are members is not this process's matter
-        if self._elsewhere is None:
-            return self._candidacy_trouble or "no coordinator answers"
-        reason = self._elsewhere.get("unready")
-        return None if reason is None else str(reason)

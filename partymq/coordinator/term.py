@@ -168,8 +168,8 @@ class Term(Office):
 
     def unready(self) -> str | None:
         """Why nothing is routed now; None where all is well."""
-        if self._connection.blocked is not None:
-            return f"the broker takes no messages at the moment: {self._connection.blocked}"
+        if self.blocked is not None:
+            return super().unready()
         if not self.coordinator.running:
             # Nobody to route to is no fault: members could not even join if it were told as one.
             return self._unprepared or self._observer.source_trouble
