@@ -36,6 +36,7 @@ _ACK = struct.Struct(">BHIHHQBB")
 _FLAGS: Final = 19
 _PROPERTY_LIST: Final = 21
 _HEADERS_FLAG: Final = 0x2000
+_EXPIRATION_FLAG: Final = 0x0100
 _USER_ID_FLAG: Final = 0x0010
 _MORE_FLAGS: Final = 0x0001
 
@@ -230,10 +231,17 @@ def without_user_id(content: bytes) -> bytes:
     header_end, flags = _header(content)
     if not flags & _USER_ID_FLAG:
         return content
-    start = _behind(content, flags, _FRONT)
-    properties = content[_PROPERTY_LIST:start] + content[start + 1 + content[start] : header_end - 1]
-    number = _U16.unpack_from(content, 1)[0]
-    return _with_properties(content, header_end, flags & ~_USER_ID_FLAG, properties, number, 0)
+    return _without(content, header_end, flags, _USER_ID_FLAG, _behind(content, flags, _FRONT))
+
+
+def without_expiration(content: bytes) -> tuple[bytes, str | None]:
+    """The content without its `expiration` property, and what that was (milliseconds, as a text)."""
+    header_end, flags = _header(content)
+    if not flags & _EXPIRATION_FLAG:
+        return content, None
+    start = _behind(content, flags, _FRONT[:7])
+    text = content[start + 1 : start + 1 + content[start]].decode(errors="surrogateescape")
+    return _without(content, header_end, flags, _EXPIRATION_FLAG, start), text
 
 
 # Decoding ----------------------------------------------------------------------------------------
@@ -325,6 +333,13 @@ def _behind(content: bytes, flags: int, front: tuple[tuple[int, int], ...], head
             else:
                 pos += 4 + _U32.unpack_from(content, pos)[0]
     return pos
+
+
+def _without(content: bytes, header_end: int, flags: int, flag: int, start: int) -> bytes:
+    """The content without a property that is a short string and begins at `start`."""
+    properties = content[_PROPERTY_LIST:start] + content[start + 1 + content[start] : header_end - 1]
+    number = _U16.unpack_from(content, 1)[0]
+    return _with_properties(content, header_end, flags & ~flag, properties, number, 0)
 
 
 def _with_properties(

@@ -30,6 +30,7 @@ from partymq.group.names import dead_letter_queue, hash_exchange, parked_queue, 
 from partymq.group.partitioner import partition_of
 from partymq.router.contents import (
     EXCHANGE_HEADER,
+    EXPIRATION_HEADER,
     GROUP_HEADER,
     REASON_HEADER,
     ROUTING_KEY_HEADER,
@@ -51,6 +52,7 @@ OURS: Final = (
     ERROR_HEADER,
     TRACEBACK_HEADER,
     SEQUENCE_HEADER,
+    EXPIRATION_HEADER,
     REPLAYED_HEADER,
     USER_HEADER,
 )

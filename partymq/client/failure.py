@@ -97,11 +97,19 @@ def failure_headers(message: Message, group: str, reason: str, error: BaseExcept
 
 def describe(error: BaseException) -> str:
     """Type and text, in one line."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(_plain(str(error)).split())
+    except Exception:
+        text = "(what it says can't be shown)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def summary(error: BaseException) -> str:
     """The last frames of its traceback, and of those that caused it; bounded."""
     lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-_FRAMES)
-    return "".join(lines)[-_LONGEST_TRACEBACK:]
+    return _plain("".join(lines)[-_LONGEST_TRACEBACK:])
+
+
+def _plain(text: str) -> str:
+    """Without halves of surrogate pairs, which can't be sent."""
+    return text.encode(errors="backslashreplace").decode()

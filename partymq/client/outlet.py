@@ -8,11 +8,12 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Returned, body_of, publish_frame, with_channel
 from partymq.amqp.publishing import Publishing
+from partymq.client.failure import ERROR_HEADER, TRACEBACK_HEADER
 from partymq.client.message import Raw
-from partymq.errors import CallTimeout, ChannelClosed
+from partymq.errors import CallTimeout, ChannelClosed, Unroutable
 from partymq.group.key import HeaderKey
 from partymq.group.names import dead_letter_queue, own_exchange, parked_queue
-from partymq.router.contents import Fitter
+from partymq.router.contents import GROUP_HEADER, Fitter, to_keep
 
 _CONFIRMED_WITHIN: Final = 30.0
 _NOT_FOUND: Final = 404
@@ -41,22 +42,35 @@ class Outlet:
     ) -> None:
         """Publishes the message to one of the two queues, with these headers; it is there on return.
 
-        Headers that do not fit are left out, unless one is `needed`.
+        Headers that do not fit are left out, the traceback and the error first, unless one is `needed`. What
+        expires does so no more: the time is moved to a header.
 
         Raises BrokerError (it is not known then whether it is there), and ValueError where the message can't
         be published at all.
         """
+        try:
+            await self._publish(queue, raw, headers, needed)
+        except Unroutable:  # With another channel the queues and their bindings are declared again.
+            await self._publish(queue, raw, headers, needed)
+
+    async def _publish(self, queue: str, raw: Raw, headers: Mapping[str, str], needed: str | None) -> None:
         connection = self._connection
         async with self._opening:
             if self._channel is None or self._channel.error is not None:
                 self._channel, self._publishing = await self._open()
             channel, publishing = self._channel, self._publishing
         limit = connection.frame_max
-        fitted = Fitter(channel.number, connection.username, limit, limit).fit(
-            with_channel(raw.content, channel.number), headers
-        )
-        if needed is not None and HeaderKey(needed).find(fitted, 0, len(fitted), b"") is None:
-            raise ValueError(f"the headers that a message to {queue} needs do not fit into a frame")
+        fitter = Fitter(channel.number, connection.username, limit, limit)
+        content, headers = to_keep(with_channel(raw.content, channel.number), headers)
+        is_there = HeaderKey(needed or GROUP_HEADER).find
+        for name in ("", TRACEBACK_HEADER, ERROR_HEADER):
+            headers.pop(name, None)
+            fitted = fitter.fit(content, headers)
+            if is_there(fitted, 0, len(fitted), b"") is not None:
+                break
+        else:
+            if needed is not None:
+                raise ValueError(f"the headers that a message to {queue} needs do not fit into a frame")
         if channel.error is not None:
             raise channel.error
         frame = publish_frame(channel.number, self._exchange, queue, mandatory=True)
@@ -65,6 +79,9 @@ class Outlet:
         try:
             async with asyncio.timeout(_CONFIRMED_WITHIN):
                 await future
+        except Unroutable:
+            channel.shut()
+            raise
         except TimeoutError:
             raise CallTimeout(f"a message to {queue} was not confirmed in {_CONFIRMED_WITHIN:g} s") from None
 

@@ -3,14 +3,21 @@
 Nearly all messages are copied byte for byte. The exceptions: a `user_id` that is not ours (the broker would
 close the channel), a routing key that the key rule needs (it is replaced by the member's), a smaller frame
 size on the connection we publish on, messages that may be repeats, which are marked, and rejected ones, which
-get the reason in headers.
+get the reason in headers and do not expire any more.
 """
 
 import contextlib
 from collections.abc import Mapping
 from typing import Final
 
-from partymq.amqp.content import add_headers, redelivered_at, refit, user_id, without_user_id
+from partymq.amqp.content import (
+    add_headers,
+    redelivered_at,
+    refit,
+    user_id,
+    without_expiration,
+    without_user_id,
+)
 from partymq.group.canonical import Reason
 from partymq.group.key import HeaderKey, KeyFinder, KeyRule, make_finder
 
@@ -19,6 +26,7 @@ ROUTING_KEY_HEADER: Final = "x-partymq-routing-key"
 EXCHANGE_HEADER: Final = "x-partymq-exchange"
 REASON_HEADER: Final = "x-partymq-reason"
 GROUP_HEADER: Final = "x-partymq-group"
+EXPIRATION_HEADER: Final = "x-partymq-expiration"
 
 REDELIVERED_HEADER: Final = "x-partymq-redelivered"
 """On a message that was delivered before, to us or to a member that is gone: it may be a repeat."""
@@ -72,6 +80,13 @@ class Fitter:
         if len(content) > self.limit:
             content = refit(content, self._number, self._frame_max)
         return content
+
+
+def to_keep(content: bytes, headers: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+    """What is given up, and its headers, so that it does not expire while it waits for somebody to look at
+    it: the time is moved to a header."""
+    content, expiration = without_expiration(content)
+    return content, dict(headers) | ({EXPIRATION_HEADER: expiration} if expiration is not None else {})
 
 
 class LeftoverKey:

@@ -29,6 +29,7 @@ from partymq.router.contents import (
     Fitter,
     leftover_finder,
     mark_of,
+    to_keep,
 )
 from partymq.router.events import HoldExhausted, RouterEvent, Unroutable
 from partymq.router.lane import Held, Lane
@@ -298,7 +299,7 @@ class Core:
             ROUTING_KEY_HEADER: routing_key.decode(errors="surrogateescape"),
             GROUP_HEADER: self._settings.group,
         }
-        content = self._fit(stream, buf[header_at:end], headers)
+        content = self._fit(stream, *to_keep(buf[header_at:end], headers))
         if content is None:
             return
         self.outlet.frames += (stream.reject_frame, content)

@@ -177,10 +177,10 @@ async def test_a_failing_message_is_tried_again_then_dead_lettered_and_its_key_g
     async def handle(message: Message) -> None:
         seen.append((message.body.decode(), message.attempt))
         if message.body == b"bad":
-            raise ValueError("not this one")
+            raise ValueError("not this one \ud83d")
 
     for body in ("before", "bad", "after"):
-        await partitions.publish("a", body, message_id="m1", content_type="text/plain")
+        await partitions.publish("a", body, message_id="m1", content_type="text/plain", expiration="30000")
     consumer, _ = partitions.consumer(handle)
     async with consumer:
         await until(lambda: len(seen) == 5)
@@ -196,7 +196,8 @@ async def test_a_failing_message_is_tried_again_then_dead_lettered_and_its_key_g
     assert headers["partitionKey"] == headers["x-partymq-key"] == "a"
     assert headers["x-partymq-partition"] == str(partition_of(b"a", 2))
     assert headers["x-partymq-reason"] == "failed"
-    assert headers["x-partymq-error"] == "ValueError: not this one"
+    assert headers["x-partymq-error"] == "ValueError: not this one \\ud83d"
+    assert (dead.properties.expiration, headers["x-partymq-expiration"]) == (None, "30000")
     assert "not this one" in headers["x-partymq-traceback"]
     assert headers["x-partymq-attempts"] == "3"
 
@@ -696,4 +697,8 @@ async def test_a_dead_letter_queue_that_is_gone_is_declared(partitions: Partitio
     await partitions.publish("a", "one")
     async with consumer:
         await until(lambda: consumer.describe()["failed"] == 1)
-    assert [message.body for message in await partitions.dead()] == [b"one"]
+        assert [message.body for message in await partitions.dead()] == [b"one"]
+        await partitions.channel.delete_queue(dead_letter_queue(GROUP))
+        await partitions.publish("a", "two")
+        await until(lambda: consumer.describe()["failed"] == 2)
+    assert [message.body for message in await partitions.dead()] == [b"two"]

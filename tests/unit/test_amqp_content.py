@@ -144,6 +144,25 @@ def test_user_id_is_found_and_taken_away(raw: Raw, body: bytes) -> None:
         assert after == content_of(3, flags & ~0x10, written[: rest - len(part)] + written[rest:], body)
 
 
+@given(raw_headers(), BODIES)
+@settings(max_examples=300, deadline=None)
+def test_the_expiration_is_found_and_taken_away(raw: Raw, body: bytes) -> None:
+    flags, written, _ = raw
+    before = content_of(3, flags, written, body)
+    after, expiration = content.without_expiration(before)
+    assert body_of(after) == body
+    assert content.without_expiration(after) == (after, None)
+    if expiration is None:
+        assert not flags & 0x100
+        assert after is before
+    else:
+        part = bytes([len(expiration.encode())]) + expiration.encode()
+        start = content._behind(before, flags, content._FRONT[:7]) - 21
+        assert written[start : start + len(part)] == part
+        rest = written[:start] + written[start + len(part) :]
+        assert after == content_of(3, flags & ~0x100, rest, body)
+
+
 @given(st.binary(max_size=9000), NAMES, NAMES, st.booleans(), st.integers(1, 2**63 - 1))
 @settings(deadline=None)
 def test_a_delivery_is_decoded(body: bytes, exchange: str, key: str, redelivered: bool, number: int) -> None:

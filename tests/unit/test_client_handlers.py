@@ -255,6 +255,19 @@ async def test_a_message_that_is_given_up_says_where_it_came_from_and_why():
     )
 
 
+class Untold(Exception):
+    def __str__(self) -> str:
+        raise KeyError("text")
+
+
+async def test_an_error_that_can_not_be_shown_or_sent_is_told_as_far_as_it_can_be():
+    headers = failure_headers(message(b""), "orders", "failed", Untold())
+    assert headers["x-partymq-error"].startswith("Untold: ")
+    headers = failure_headers(message(b""), "orders", "failed", ValueError("\ud83d"))
+    assert headers["x-partymq-error"] == r"ValueError: \ud83d"
+    "".join(headers.values()).encode()
+
+
 async def test_a_plain_function_that_raises_stop_iteration_has_ended_as_well():
     with ThreadPoolExecutor(1) as threads:
         handler = make_handler(lambda _seen: next(iter(())), threads)

@@ -145,7 +145,8 @@ def test_a_message_without_a_key_goes_to_one_partition_if_that_is_set() -> None:
 
 def test_a_message_without_a_key_is_rejected_with_the_reason_if_that_is_set() -> None:
     bench = Bench(key=KeyRule(missing="reject"))
-    bench.deliver((b"x", Basic.Properties(headers={"partitionKey": None, "own": 1})), routing_key="rk")
+    own = Basic.Properties(headers={"partitionKey": None, "own": 1}, expiration="1000")
+    bench.deliver((b"x", own), routing_key="rk")
     ((exchange, routing_key, properties, body),) = bench.published()
     assert (exchange, routing_key, body) == ("", "dead", b"x")
     assert properties.headers == {
@@ -155,7 +156,9 @@ def test_a_message_without_a_key_is_rejected_with_the_reason_if_that_is_set() ->
         "x-partymq-exchange": "in",
         "x-partymq-routing-key": "rk",
         "x-partymq-group": "g",
+        "x-partymq-expiration": "1000",
     }
+    assert properties.expiration is None
     assert bench.core.statistics.rejects == {"wrong type: void": 1}
 
 
