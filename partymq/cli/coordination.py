@@ -7,35 +7,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from partymq.amqp.connection import Connection
 
+_ACCESS_REFUSED = 403
 _NOBODY = "nobody: no member is running, and no server that coordinates"
 
 
 async def ask_coordinator(connection: "Connection", group: str, timeout: float = 2.0) -> dict[str, Any]:
-    """What its coordinator answers within so many seconds; `coordinator` is None where nobody does, and
-    `uncoordinated` says why. Raises BrokerError."""
+    """What its coordinator answers within so many seconds; `coordinator` is None where nobody does, or it may
+    not be asked, and `uncoordinated` says why. Raises BrokerError."""
     from uuid import uuid4
 
+    from partymq.amqp.looking import look_at
     from partymq.coordinator.commands import CommandClient
-    from partymq.errors import ChannelClosed, NoCoordinator
+    from partymq.errors import BrokerError, NoCoordinator
     from partymq.group.names import coordinator_queue
     from partymq.group.wire import Describe
 
-    channel = await connection.open_channel()
     try:
-        consumers = (await channel.declare_queue(coordinator_queue(group), passive=True)).consumers
-    except ChannelClosed:
-        consumers = 0
-    finally:
-        await channel.close()
-    if not consumers:
-        return {"coordinator": None, "uncoordinated": _NOBODY}
-    client = CommandClient(connection, group, timeout=timeout, queue_type=None)
-    await client.start()
-    try:
+        found = await look_at(connection, coordinator_queue(group))
+        if found is None or not found.consumers:
+            return {"coordinator": None, "uncoordinated": _NOBODY}
+        client = CommandClient(connection, group, timeout=timeout, queue_type=None)
+        await client.start()
         said = (await client.call(uuid4().hex, Describe())).description
     except NoCoordinator as error:
         return {"coordinator": None, "uncoordinated": str(error)}
+    except BrokerError as error:
+        refused = _refused(error)
+        if refused is None:
+            raise
+        return {"coordinator": None, "uncoordinated": f"it can't be asked: {refused}"}
     return dict(said or {"coordinator": None, "uncoordinated": "its coordinator says nothing"})
+
+
+def _refused(error: BaseException) -> str | None:
+    """Which permission is missing, in the broker's words; None where that is not what is wrong."""
+    from partymq.errors import ChannelClosed
+
+    closed = error if isinstance(error, ChannelClosed) else error.__cause__
+    if not isinstance(closed, ChannelClosed) or closed.code != _ACCESS_REFUSED:
+        return None
+    return closed.text.removeprefix("ACCESS_REFUSED - ")
 
 
 def summary(said: dict[str, Any]) -> dict[str, Any]:

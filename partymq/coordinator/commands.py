@@ -151,7 +151,7 @@ class CommandClient:
             channel, _ = await _declare(self._connection, channel, self._queue, self._queue_type)
         await channel.declare_queue(self.control, exclusive=True, auto_delete=True)
         await channel.consume(self.control, self._delivered, no_ack=True, on_cancel=channel.shut)
-        channel.on_closed(lambda error: self._fail(ConnectionLost(f"{error}; try again")))
+        channel.on_closed(self._closed)
         self._speaking.on_blocked(self._blocked)
         self._voice = channel if self._speaking is self._connection else await self._speaking.open_channel()
         self._channel = channel
@@ -202,6 +202,11 @@ class CommandClient:
         """What was just sent may not get through before long: its callers had better ask elsewhere."""
         if reason is not None:
             self._fail(_taking_nothing(reason))
+
+    def _closed(self, error: BrokerError) -> None:
+        lost = ConnectionLost(f"{error}; try again")
+        lost.__cause__ = error
+        self._fail(lost)
 
     def _fail(self, error: PartyMQError) -> None:
         for answer in self._waiting.values():

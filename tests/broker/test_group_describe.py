@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import secrets
+from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
+import pytest
 from typer.testing import CliRunner
 
 from partymq import Consumer, Message, Publisher
@@ -18,12 +22,11 @@ from tests.conftest import Vhost
 __all__ = ["start"]
 
 
-async def told(vhost: Vhost, *options: str) -> str:
+async def told(vhost: Vhost, *options: str, user: str | None = None) -> str:
     """In a thread, as it has a loop of its own and is to ask members that run in ours."""
     arguments = ["group", "describe", "g", *options]
-    result = await asyncio.to_thread(
-        CliRunner().invoke, app, arguments, env={"PARTYMQ_RABBIT_CS": vhost.amqp_url}
-    )
+    url = vhost.amqp_url if user is None else vhost.amqp_url.replace("guest:guest@", f"{user}:secret@")
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env={"PARTYMQ_RABBIT_CS": url})
     assert result.exit_code == 0, (result.output, result.exception)
     return result.output
 
@@ -86,12 +89,33 @@ async def test_that_nobody_coordinates_is_said(vhost: Vhost) -> None:
     assert [queue["owner"] for queue in alone["queues"]] == [None, None]
 
 
-async def test_one_that_does_not_answer_is_said(vhost: Vhost) -> None:
+@pytest.fixture
+async def hanging(vhost: Vhost) -> AsyncIterator[None]:
+    """A coordinator that says nothing."""
     async with Publisher(vhost.amqp_url, group="g", partitions=1, queue_type="classic"):
         pass
     connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="a coordinator that hangs")
     channel = await connection.open_channel()
     await channel.declare_queue(coordinator_queue("g"), durable=True)
     await channel.consume(coordinator_queue("g"), lambda _buf, _spans: None, exclusive=True, no_ack=True)
-    assert "coordinator   no coordinator answered within 2 s" in await told(vhost)
+    yield
     await connection.close()
+
+
+async def test_one_that_does_not_answer_is_said(vhost: Vhost, hanging: None) -> None:
+    assert "coordinator   no coordinator answered within 2 s" in await told(vhost)
+
+
+@pytest.mark.parametrize("configure", ["", ".*"], ids=["may ask nothing", "may not write"])
+async def test_that_a_user_may_not_ask_the_coordinator_is_said(
+    vhost: Vhost, hanging: None, configure: str
+) -> None:
+    """All that the user may see is shown."""
+    user, place = f"user-{secrets.token_hex(4)}", quote(vhost.name, safe="")
+    vhost.api("PUT", f"users/{user}", {"password": "secret", "tags": ""})
+    vhost.api("PUT", f"permissions/{place}/{user}", {"configure": configure, "write": "", "read": ".*"})
+    text = await told(vhost, user=user)
+    vhost.api("DELETE", f"users/{user}")
+    assert "coordinator   it can't be asked: access to " in text
+    assert f"refused for user '{user}'" in text
+    assert "g.q.partition-0" in text
