@@ -106,7 +106,7 @@ class Schedule:
     def memory_alarm(self) -> bool:
         if not self._quiet_broker():
             return False
-        node = self._stage.node
+        node = self._stage.well_node
         node.ctl("set_vm_memory_high_watermark", "0.0000001")
 
         def enough() -> None:

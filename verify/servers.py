@@ -7,13 +7,15 @@ import signal
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from partymq.broker import PrivateNode
 from partymq.broker.ports import free_ports
 from partymq.demo.children import Child
-from tests.broker.tcp_proxy import BOTH, DOWN, UP, TcpProxy
+from tests.broker.tcp_proxy import BOTH, DOWN, UP
+from verify.plug import Plug
 from verify.schedule import Schedule
 from verify.stage import Stage
 
@@ -25,6 +27,7 @@ class Server:
     """A `partymq serve` whose connections to the broker go through a proxy.
 
     Args:
+        nodes: the broker's.
         management_url: of the broker.
         folder: for its log.
         settings: more environment for it.
@@ -34,21 +37,21 @@ class Server:
     def __init__(
         self,
         number: int,
-        node: PrivateNode,
+        nodes: Sequence[PrivateNode],
         management_url: str,
         folder: Path,
         settings: dict[str, str],
         group: str = "default",
     ) -> None:
         self.name = f"server-{number}"
-        self.proxy = TcpProxy("127.0.0.1", node.port).start()
+        self.proxy = Plug(nodes).start()
         port = free_ports(1, random.Random())[0]
         self.url = f"http://127.0.0.1:{port}"
         self._group = group
         self.log = folder / f"{self.name}.log"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PARTYMQ_")}
         self._environment = kept | {
-            "PARTYMQ_RABBIT_CS": self.proxy.url(node.amqp_url) + "%2f?heartbeat=2",
+            "PARTYMQ_RABBIT_CS": self.proxy.url + "%2f?heartbeat=2",
             "PARTYMQ_MANAGEMENT_URL": management_url,
             "PARTYMQ_HTTP_HOST": "127.0.0.1",
             "PARTYMQ_HTTP_PORT": str(port),

@@ -8,15 +8,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import pika
 import pika.exceptions
 
-from partymq.broker import PrivateNode
+from partymq.broker import PrivateCluster, PrivateNode
 from partymq.demo.children import Child
 from verify.notes import Reader
 from verify.promises import Work, work_of
+
+NET_TICKTIME: Final = 8
+"""Seconds after which the nodes of a cluster take a silent one for dead, give or take a quarter."""
 
 
 class Pod:
@@ -85,26 +88,50 @@ class Pod:
 
 
 class Stage:
-    """A private broker and what runs on it. Use it as a context manager; nothing outlives it."""
+    """A private broker and what runs on it. Use it as a context manager; nothing outlives it.
 
-    def __init__(self, folder: Path, chooser: random.Random, log: Callable[[str], None]) -> None:
+    Args:
+        size: nodes of the broker.
+
+    Attributes:
+        nodes: the broker's.
+        node: the first of them; where the broker is a cluster, it stands for all of it.
+        frozen: the node that was told to stand still.
+    """
+
+    def __init__(
+        self, folder: Path, chooser: random.Random, log: Callable[[str], None], size: int = 1
+    ) -> None:
         self.folder = folder
         self.random = chooser
         self.log = log
-        self.node = PrivateNode()
+        self._broker: PrivateNode | PrivateCluster
+        if size > 1:
+            self._broker = PrivateCluster(size, net_ticktime=NET_TICKTIME)
+            self.nodes = self._broker.nodes
+        else:
+            self._broker = PrivateNode()
+            self.nodes = [self._broker]
+        self.node = self.nodes[0]
+        self.frozen: PrivateNode | None = None
         self.pods: list[Pod] = []
         self.publisher: Child | None = None
         self.broker_up = False
         self.counts: list[int] = []
 
     def __enter__(self) -> Self:
-        self.node.start()
+        self._broker.start()
         self.broker_up = True
         return self
 
     def __exit__(self, *_: object) -> None:
         self.end_processes()
-        self.node.close()
+        self._broker.close()
+
+    @property
+    def well_node(self) -> PrivateNode:
+        """One that answers."""
+        return next((node for node in self.nodes if node.running and node is not self.frozen), self.node)
 
     def end_processes(self) -> None:
         """Kill members and publisher."""
@@ -142,7 +169,7 @@ class Stage:
         return None
 
     def _connected(self) -> Any:
-        return pika.BlockingConnection(pika.URLParameters(self.node.amqp_url + "%2f"))
+        return pika.BlockingConnection(pika.URLParameters(self.well_node.amqp_url + "%2f"))
 
     def kill_broker(self) -> None:
         """As a crash does it.

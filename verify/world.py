@@ -49,7 +49,7 @@ class World(Stage):
 
     def serve(self, settings: dict[str, str]) -> Server:
         url = self.management.url(self.node.management_url)
-        server = Server(len(self.servers), self.node, url, self.folder, settings)
+        server = Server(len(self.servers), self.nodes, url, self.folder, settings)
         self.servers.append(server)
         server.start()
         return server

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Final
 
 from tests.broker.tcp_proxy import BOTH, DOWN, UP
+from verify.nodes import NodeFaults
 from verify.pull.group import GROUP, Connected, PullGroup
-from verify.servers import ServerFaults
 
 COMMANDS: Final = f"partymq.{GROUP}.q.coordinator"
 _MOST_MEMBERS: Final = 6
 _RELEASE_EVERY: Final = 8.0
 
 
-class PullFaults(ServerFaults):
+class PullFaults(NodeFaults):
     """Args:
     planned: only what happens in daily work: scaling and restarts as planned.
     """
@@ -45,11 +45,18 @@ class PullFaults(ServerFaults):
             (self.cut_publisher, 3),
             (self.half_open_publisher, 2),
             (self.kill_publisher, 4),
-            (self.kill_broker, 1),
-            (self.restart_broker, 1),
             (self.memory_alarm, 1),
             (self.delete_commands, 1),
         ]
+        if group.setting.nodes > 1:
+            rough += [
+                (self.kill_node, 14),
+                (self.restart_node, 6),
+                (self.freeze_node_briefly, 6),
+                (self.freeze_node, 10),
+            ]
+        else:
+            rough += [(self.kill_broker, 1), (self.restart_broker, 1)]
         if group.servers:
             gentle.append((self.restart_server, 4))
             rough += [

@@ -15,8 +15,8 @@ import pika.exceptions
 
 from partymq.demo.children import Child
 from partymq.group.names import dead_letter_queue
-from tests.broker.tcp_proxy import TcpProxy
 from verify.notes import Note, Notebook, Reader
+from verify.plug import Plug
 from verify.promises import Work, work_of
 from verify.pull.published import Published
 from verify.servers import Server
@@ -46,6 +46,7 @@ class Setting:
     on_failure: str
     coordinator: str = "embedded"
     ingress: str = "publisher"
+    nodes: int = 1
 
     @staticmethod
     def add_options(command: argparse.ArgumentParser) -> None:
@@ -65,6 +66,13 @@ class Setting:
             default="publisher",
             help="router: a plain client publishes to a queue, from which the two processes fill the group",
         )
+        command.add_argument(
+            "--nodes",
+            type=int,
+            choices=(1, 3, 5),
+            default=1,
+            help="of the broker; several are a cluster, of which one node at a time has faults, too",
+        )
 
     @property
     def routed(self) -> bool:
@@ -75,6 +83,8 @@ class Setting:
     def chosen(cls, chooser: random.Random, options: argparse.Namespace) -> "Setting":
         """One of many, but for what the options say."""
         queue_type = chooser.choice(("quorum", "classic"))
+        if options.nodes > 1:
+            queue_type = "quorum"
         partitions = chooser.choice((8, 24))
         rejoin_grace = chooser.choice((0.0, 0.0, 3.0))
         on_failure = chooser.choice(("dead-letter", "park"))
@@ -86,6 +96,7 @@ class Setting:
             options.on_failure or on_failure,
             options.coordinator,
             options.ingress,
+            options.nodes,
         )
 
     @property
@@ -97,7 +108,7 @@ class Setting:
 class Connected(Pod):
     """A member's process behind a proxy of its own."""
 
-    def __init__(self, name: str, command: list[str], folder: Path, number: int, proxy: TcpProxy) -> None:
+    def __init__(self, name: str, command: list[str], folder: Path, number: int, proxy: Plug) -> None:
         self.proxy = proxy
         self.number = number
         super().__init__(name, command, folder, number)
@@ -118,7 +129,7 @@ class PullGroup(Stage):
     def __init__(
         self, folder: Path, chooser: random.Random, log: Callable[[str], None], setting: Setting
     ) -> None:
-        super().__init__(folder, chooser, log)
+        super().__init__(folder, chooser, log, setting.nodes)
         self.setting = setting
         self.members: list[Connected] = []
         self.servers: list[Server] = []
@@ -136,7 +147,8 @@ class PullGroup(Stage):
 
     def __enter__(self) -> "PullGroup":
         super().__enter__()
-        self.plug = TcpProxy("127.0.0.1", self.node.port).start()
+        self.plug = Plug(self.nodes).start()
+        self.url = f"amqp://guest:guest@{','.join(f'127.0.0.1:{node.port}' for node in self.nodes)}/"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -148,18 +160,18 @@ class PullGroup(Stage):
             server.close()
         for proxy in (self.plug, *(pod.proxy for pod in self.members)):
             proxy.close()
-        self.node.close()
+        self._broker.close()
 
     def _python(self, module: str, *options: str) -> list[str]:
         return [sys.executable, "-m", module, f"--group={GROUP}", *options]
 
     def join(self, name: str, *options: str) -> Connected:
         """A new process of a member."""
-        proxy = TcpProxy("127.0.0.1", self.node.port).start()
+        proxy = Plug(self.nodes).start()
         command = self._python(
             "verify.pull.member",
             f"--name={name}",
-            f"--amqp={proxy.url(self.node.amqp_url)}%2f",
+            f"--amqp={proxy.url}%2f",
             f"--session-timeout={self.setting.session_timeout}",
             f"--rejoin-grace={self.setting.rejoin_grace}",
             f"--on-failure={self.setting.on_failure}",
@@ -173,7 +185,7 @@ class PullGroup(Stage):
 
     def create(self) -> None:
         """Create the group, and start what serves it."""
-        create = ["partymq", "group", "create", GROUP, f"--url={self.node.amqp_url}"]
+        create = ["partymq", "group", "create", GROUP, f"--url={self.url}"]
         create += [f"--partitions={self.setting.partitions}", f"--queue-type={self.setting.queue_type}"]
         create.append(f"--ingress={self.setting.ingress}")
         subprocess.run([sys.executable, "-m", *create], check=True, capture_output=True, timeout=60)
@@ -189,7 +201,7 @@ class PullGroup(Stage):
             lines.append(f'source_queue_type = "{self.setting.queue_type}"')
         path.write_text("\n".join(lines) + "\n")
         url = self.node.management_url
-        server = Server(len(self.servers), self.node, url, self.folder, {"PARTYMQ_CONFIG": str(path)}, GROUP)
+        server = Server(len(self.servers), self.nodes, url, self.folder, {"PARTYMQ_CONFIG": str(path)}, GROUP)
         self.servers.append(server)
         server.start()
 
@@ -197,7 +209,7 @@ class PullGroup(Stage):
         """Begin to publish."""
         self._publishing = self._python(
             "verify.pull.publisher",
-            f"--amqp={self.plug.url(self.node.amqp_url)}%2f",
+            f"--amqp={self.plug.url}%2f",
             f"--notes={self._notes_path}",
             f"--seed={seed}",
             f"--rate={rate}",
@@ -241,7 +253,7 @@ class PullGroup(Stage):
         left = len(self.published.required() - self.through("EX"))
         if left or time.monotonic() - self._looked_at < _EMPTY_AGAIN:
             return left or 1
-        queues = self.node.ctl("list_queues", "--no-table-headers", "name", "messages").splitlines()
+        queues = self.well_node.ctl("list_queues", "--no-table-headers", "name", "messages").splitlines()
         self._looked_at = time.monotonic()
         return sum(int(queue.split()[1]) for queue in queues if queue.startswith(_QUEUES))
 
@@ -259,7 +271,7 @@ class PullGroup(Stage):
         """Have what is parked by now handled, as an operator does it."""
         if self._releasing is not None and self._releasing.status is None:
             return
-        command = ["partymq", "parked", "release", GROUP, "--all", "--wait=0", f"--url={self.node.amqp_url}"]
+        command = ["partymq", "parked", "release", GROUP, "--all", "--wait=0", f"--url={self.url}"]
         self._releasing = Child("release", [sys.executable, "-m", *command], self.folder / "release.log")
 
     def resize(self, partitions: int) -> bool:
@@ -267,7 +279,7 @@ class PullGroup(Stage):
         if self._resizing is not None and self._resizing.status is None:
             return False
         command = ["partymq", "group", "resize", GROUP, f"--partitions={partitions}", "--no-wait"]
-        command.append(f"--url={self.node.amqp_url}")
+        command.append(f"--url={self.url}")
         self._resizing = Child("resize", [sys.executable, "-m", *command], self.folder / "resize.log")
         return True
 
@@ -289,6 +301,6 @@ class PullGroup(Stage):
 
     def group(self) -> object:
         """What the group says of itself."""
-        command = ["partymq", "group", "describe", GROUP, "--json", f"--url={self.node.amqp_url}"]
+        command = ["partymq", "group", "describe", GROUP, "--json", f"--url={self.url}"]
         told = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=30)
         return told.stdout or told.stderr or "nothing"

@@ -2,6 +2,7 @@
 a time, each until it is confirmed."""
 
 import asyncio
+import random
 import sys
 import time
 from collections.abc import AsyncIterable, Iterable
@@ -21,7 +22,9 @@ class SourcePublisher:
     """Has the calls of a `Publisher`. What is not confirmed when the connection breaks is sent again."""
 
     def __init__(self, url: str, queue: str) -> None:
-        self._url = url + "?heartbeat=2"
+        login, _, rest = url.partition("@")
+        nodes, _, vhost = rest.partition("/")
+        self._urls = [f"{login}@{node}/{vhost}?heartbeat=2" for node in nodes.split(",")]
         self._queue = queue
         self._header = GroupLayout().key.name
         self._turn = asyncio.Lock()
@@ -69,7 +72,7 @@ class SourcePublisher:
         if self._exchange is None:
             if self._connection is not None:
                 await asyncio.wait([asyncio.ensure_future(self._connection.close())], timeout=1.0)
-            self._connection = await asyncio.wait_for(aio_pika.connect(self._url), 10.0)
+            self._connection = await asyncio.wait_for(aio_pika.connect(random.choice(self._urls)), 10.0)
             channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
             self._exchange = channel.default_exchange
         return self._exchange

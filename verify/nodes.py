@@ -1,0 +1,92 @@
+"""The faults of a cluster's nodes: one of them at a time, so that the others are always the majority."""
+
+import random
+import time
+from typing import Final
+
+from partymq.broker import PrivateNode
+from verify.servers import Server, ServerFaults
+from verify.stage import NET_TICKTIME, Stage
+
+_EVERY: Final = 0.4
+_DOWN: Final = 15.0
+"""Seconds for which a node is away, at most."""
+
+
+class NodeFaults(ServerFaults):
+    """The faults of a cluster, for those who have one."""
+
+    def __init__(self, stage: Stage, chooser: random.Random, servers: list[Server]) -> None:
+        super().__init__(stage, chooser, servers)
+        self._away: PrivateNode | None = None
+
+    def tick(self) -> None:
+        """See `Schedule`. What follows from a node's absence comes at any moment of it."""
+        super().tick()
+        if self._away is not None and time.monotonic() - self.disturbed[-1][0] > _EVERY:
+            self._disturbs()
+
+    def _quiet_node(self) -> PrivateNode | None:
+        """One of those that can be disturbed: any, while all of them are well."""
+        return self._random.choice(self._stage.nodes) if self._quiet_broker() else None
+
+    def _which(self, node: PrivateNode) -> str:
+        return f"node {self._stage.nodes.index(node)}"
+
+    def _goes(self, node: PrivateNode) -> None:
+        self._away = node
+        self._disturbs()
+
+    def _start_node(self, node: PrivateNode) -> None:
+        node.start()
+        self._is_back(node)
+
+    def _is_back(self, node: PrivateNode) -> None:
+        """It has to find out what it has missed, and perhaps that it was in the minority."""
+        self._tell(f"{self._which(node)} is there again")
+        self._later(NET_TICKTIME, NET_TICKTIME, self._is_well, self._stage.node)
+
+    def _is_well(self) -> None:
+        self._away = None
+
+    def kill_node(self) -> bool:
+        node = self._quiet_node()
+        if node is None:
+            return False
+        self._goes(node)
+        node.kill()
+        seconds = self._later(0.0, _DOWN, lambda: self._start_node(node), self._stage.node)
+        return self._tell(f"{self._which(node)} is killed, and started after {seconds:.1f} s")
+
+    def restart_node(self) -> bool:
+        node = self._quiet_node()
+        if node is None:
+            return False
+        self._goes(node)
+        node.stop()
+        seconds = self._later(0.0, _DOWN, lambda: self._start_node(node), self._stage.node)
+        return self._tell(f"{self._which(node)} is stopped in order, and started after {seconds:.1f} s")
+
+    def freeze_node_briefly(self) -> bool:
+        """The other nodes do not notice it."""
+        return self._freeze(0.2, 0.7 * NET_TICKTIME)
+
+    def freeze_node(self) -> bool:
+        """The other nodes take it for dead; when it goes on, it learns that it was in the minority."""
+        return self._freeze(1.3 * NET_TICKTIME, 2.5 * NET_TICKTIME)
+
+    def _freeze(self, low: float, high: float) -> bool:
+        node = self._quiet_node()
+        if node is None:
+            return False
+        self._goes(node)
+        node.freeze()
+        self._stage.frozen = node
+
+        def thaw() -> None:
+            self._stage.frozen = None
+            node.thaw()
+            self._is_back(node)
+
+        seconds = self._later(low, high, thaw, self._stage.node)
+        return self._tell(f"{self._which(node)} stands still for {seconds:.1f} s")
