@@ -5,7 +5,6 @@ import contextlib
 import signal
 import tomllib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import fields
 from os import PathLike
@@ -20,7 +19,9 @@ from partymq.client.hooks import Hook, Hooks
 from partymq.client.membership import Membership, MembershipSettings
 from partymq.client.ownership import Ownership
 from partymq.client.runner import Runner
+from partymq.client.running import run_bounded
 from partymq.client.settings import ConsumerSettings
+from partymq.client.threads import Threads
 from partymq.errors import ConfigError, HandlerFailed
 from partymq.group.allowed import check_group
 from partymq.group.layout import WISHES, GroupLayout, key_rule
@@ -32,6 +33,8 @@ LOADING: Final[ContextVar[str | None]] = ContextVar("LOADING", default=None)
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 _LEFT_WITHIN: Final = 10.0
 """Seconds that leaving the group may take when handlers have been told to end."""
+_ENDED_WITHIN: Final = 2.0
+"""Seconds that tasks have to end in when everything else has ended."""
 _SETTINGS: Final = frozenset(field.name for field in fields(ConsumerSettings))
 _MEMBERSHIP: Final = frozenset(field.name for field in fields(MembershipSettings))
 
@@ -96,7 +99,7 @@ class Consumer:
         self._running: asyncio.Task[None] | None = None
         self._holdings: Holdings | None = None
         self._runner: Runner | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Threads | None = None
         self._fatal: HandlerFailed | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -234,15 +237,12 @@ class Consumer:
         Args:
             handle: the handler, where none was given by `handler`.
         """
-        import uvloop
-
         if (target := LOADING.get()) is not None:
             raise ConfigError(
                 f"{target}: the module runs its consumer itself when it is imported, and `partymq worker` is"
                 ' to run it: put `consumer.run()` below `if __name__ == "__main__":`'
             )
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._run_with_signals(handle))
+        run_bounded(self._run_with_signals(handle), _ENDED_WITHIN)
 
     async def serve(self, handle: Handle | None = None) -> None:
         """Consumes until `stop` is called. For programs that have an event loop already.
@@ -302,7 +302,7 @@ class Consumer:
         if self._running is not None and not self._running.done():
             raise ConfigError(f"group {self.group}: the consumer runs already")
         if not is_async(self._function):
-            self._threads = ThreadPoolExecutor(self.settings.threads, f"partymq-{self.group}")
+            self._threads = Threads(self.settings.threads, f"partymq-{self.group}")
         handler = make_handler(self._function, self._threads)
         self._fatal = None
         self._loop = asyncio.get_running_loop()
@@ -326,14 +326,18 @@ class Consumer:
             await asyncio.wait((joined, stopped), return_when=asyncio.FIRST_COMPLETED)
             if not joined.done():
                 await self._leave(holdings, joined)
-            if not joined.cancelled():
+            if joined.done() and not joined.cancelled():
                 joined.result()
         finally:
             stopped.cancel()
             if not joined.done():
                 joined.cancel()
-                await asyncio.wait([joined])
-            await holdings.close()
+                await asyncio.wait([joined], timeout=_LEFT_WITHIN)
+            closing = asyncio.create_task(holdings.close())
+            await asyncio.wait([closing], timeout=_LEFT_WITHIN)
+            if not closing.done():
+                _log.warning("a hook does not end; it is left to itself", seconds=_LEFT_WITHIN)
+                closing.cancel()
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
                 self._threads = None
@@ -358,7 +362,7 @@ class Consumer:
         if not done:
             _log.warning("the group could not be left in good order", seconds=_LEFT_WITHIN)
             joined.cancel()
-            await asyncio.wait([joined])
+            await asyncio.wait([joined], timeout=_LEFT_WITHIN)
 
     async def _run_with_signals(self, handle: Handle | None) -> None:
         self._start(handle)

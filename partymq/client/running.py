@@ -1,0 +1,47 @@
+"""Running a coroutine in an event loop of its own that ends, whatever its tasks do."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from partymq.log import get_logger
+
+_ResultT = TypeVar("_ResultT")
+
+_log = get_logger(__name__)
+
+
+def run_bounded(main: Coroutine[Any, Any, _ResultT], seconds: float) -> _ResultT:
+    """As `asyncio.run`; but tasks that are left when `main` has ended, and do not end within so many seconds
+    when they are cancelled, are not waited for any longer, nor are threads."""
+    import uvloop
+
+    loop = uvloop.new_event_loop()
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        try:
+            loop.run_until_complete(_end(seconds))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(_end_threads(loop, seconds))
+        finally:
+            loop.close()
+
+
+async def _end(seconds: float) -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if not left:
+        return
+    done, stubborn = await asyncio.wait(left, timeout=seconds)
+    for task in done:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            _log.error("a task failed at the end", error=repr(error), exc_info=error)
+    if stubborn:
+        _log.warning("some tasks do not let themselves be cancelled; they are given up", tasks=len(stubborn))
+
+
+async def _end_threads(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """Those of `asyncio.to_thread`."""
+    await asyncio.wait([asyncio.create_task(loop.shutdown_default_executor())], timeout=seconds)
