@@ -70,6 +70,11 @@ class ChannelClosed(BrokerError):
         self.code = code
         self.text = text
 
+    @property
+    def in_exclusive_use(self) -> bool:
+        """Whether somebody else consumes the queue alone; the code is that of a missing permission."""
+        return self.code == 403 and "exclusive" in self.text
+
 
 class CallTimeout(BrokerError):
     """An answer of the broker did not come in time."""

@@ -65,7 +65,6 @@ _PREFETCH: Final = 65_535
 back behind the rest. (None would be 2,000 there.)"""
 _WITHIN: Final = 30.0
 _NOT_FOUND: Final = 404
-_ACCESS_REFUSED: Final = 403
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +244,7 @@ class _Reader:
                 await channel.qos(_PREFETCH)
                 await channel.consume(queue, reader._receive, exclusive=True)
         except ChannelClosed as error:
-            if error.code == _ACCESS_REFUSED and "exclusive" in error.text:
+            if error.in_exclusive_use:
                 raise BrokerError(f"{queue} is just being read by somebody else: try again later") from error
             if error.code != _NOT_FOUND:
                 raise

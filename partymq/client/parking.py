@@ -37,7 +37,6 @@ SEQUENCE_HEADER: Final = "x-partymq-sequence"
 POLL_INTERVAL: Final = 1.0
 """Seconds between two looks for requests, while keys are parked."""
 
-_ACCESS_REFUSED: Final = 403
 _LOOKS: Final = 20
 _BETWEEN_LOOKS: Final = 0.005
 """So often, and so many seconds apart, is it looked whether a queue's last consumer has gone."""
@@ -225,8 +224,7 @@ async def sift(
             locked = looked_through(queue) in error.text
             if error.code == _NOT_FOUND and not locked:
                 return []
-            taken = error.code == _ACCESS_REFUSED and "exclusive" in error.text
-            if not taken and not (error.code == _NOT_FOUND and locked):
+            if not error.in_exclusive_use and not (error.code == _NOT_FOUND and locked):
                 raise
         finally:
             await channel.close()

@@ -43,7 +43,7 @@ from partymq.log import get_logger
 
 ASSIGNMENT: Final = "assignment"
 """Type (a property) of the messages in a control queue that are assignments."""
-_IN_USE: Final = frozenset({403, 405})
+_LOCKED: Final = 405
 _PRECONDITION_FAILED: Final = 406
 _RETRY: Final = 0.1
 
@@ -88,7 +88,7 @@ async def serve_commands(
             await channel.consume(queue, delivered, exclusive=not alone, no_ack=True, on_cancel=channel.shut)
             return channel
         except ChannelClosed as error:
-            if error.code not in _IN_USE:
+            if error.code != _LOCKED and not error.in_exclusive_use:
                 raise
         await asyncio.sleep(_RETRY)
         channel = await connection.open_channel()

@@ -307,7 +307,7 @@ def _explained(what: str, error: ChannelClosed) -> str:
     match error.code:
         case 404:
             return f"{what} does not exist"
-        case 403 if "exclusive" in error.text:
+        case 403 if error.in_exclusive_use:
             return f"{what} is consumed by somebody else; PartyMQ has to be alone"
         case 405 if "alone" in error.text:
             return f"{what} is consumed by somebody else: another router, which may hang"

@@ -1,7 +1,9 @@
 """Commands reach the coordinator wherever it is, and their answers come back."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import quote
 
 import pytest
 
@@ -9,7 +11,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.coordinator.commands import AnswerTo, CommandClient, serve_commands
-from partymq.errors import ConnectionLost, NoCoordinator
+from partymq.errors import ChannelClosed, ConnectionLost, NoCoordinator
 from partymq.group.names import coordinator_queue
 from partymq.group.wire import Bind, Command, Reply, Status
 from tests.conftest import Vhost
@@ -186,3 +188,18 @@ async def test_nonsense_in_the_queues_harms_nobody(connections: tuple[Connection
     for body in (b"", b"{}", b"\xff", b'{"request_id": 1}'):
         await channel.publish("", coordinator_queue("g"), body)
     assert (await client.call("r", Bind("pod"))).status is Status.OK
+
+
+@QUEUE_TYPES
+async def test_a_coordinator_that_may_not_read_its_queue_says_so(vhost: Vhost, queue_type: str) -> None:
+    """The broker says 403 for that, as it does while an earlier coordinator consumes the queue alone."""
+    user, place = f"user-{secrets.token_hex(4)}", quote(vhost.name, safe="")
+    vhost.api("PUT", f"users/{user}", {"password": "secret", "tags": ""})
+    vhost.api("PUT", f"permissions/{place}/{user}", {"configure": ".*", "write": ".*", "read": ""})
+    url = vhost.amqp_url.replace("guest:guest@", f"{user}:secret@")
+    connection = await connect(BrokerUrl.parse(url), name="coordinator")
+    async with asyncio.timeout(20):
+        with pytest.raises(ChannelClosed, match="refused for user"):
+            await serve(connection, lambda _command, _answer: None, queue_type)
+    await connection.close()
+    vhost.api("DELETE", f"users/{user}")
