@@ -7,10 +7,16 @@ Order: what was put first is sent first, and what has to be sent again goes in f
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from partymq.amqp.codec import Confirm
 from partymq.amqp.content import Returned, refit
 from partymq.errors import Nacked, PartyMQError
+
+_REFUSALS: Final = 7
+"""Times that the broker may refuse a message and it is sent again: its queue may have no leader just then."""
+_LOOK_AHEAD: Final = 1_000
+"""Messages at most that are looked at for some that may be sent before those in front of them."""
 
 
 class Batch:
@@ -46,9 +52,10 @@ class Batch:
 
 
 class Item:
-    """One message. `at`: when it was put (seconds of the loop's clock); `seq`: the number of its publish."""
+    """One message. `at`: when it was put (seconds of the loop's clock); `seq`: the number of its publish;
+    `refusals`: how often the broker has refused it."""
 
-    __slots__ = ("at", "batch", "content", "future", "key", "returned", "seq", "settled")
+    __slots__ = ("at", "batch", "content", "future", "key", "refusals", "returned", "seq", "settled")
 
     def __init__(
         self,
@@ -63,7 +70,7 @@ class Item:
         self.at = at
         self.future = future
         self.batch = batch
-        self.seq = 0
+        self.seq = self.refusals = 0
         self.returned: Returned | None = None
         self.settled = False
 
@@ -96,6 +103,7 @@ class Outbox:
         flight_bytes: the size of those.
         bytes: the size of all.
         back: came back as unroutable, and confirmed.
+        refused: not taken over by the broker; to be sent again on another channel.
         careful: messages that are to be sent one at a time, because one of them closed the channel.
         confirmed: how many have been, since the start.
 
@@ -108,6 +116,7 @@ class Outbox:
         self.flight: dict[int, Item] = {}
         self.flight_bytes = self.bytes = 0
         self.back: list[Item] = []
+        self.refused: list[Item] = []
         self.careful = 0
         self.confirmed = 0
         self._most = most
@@ -117,14 +126,13 @@ class Outbox:
         self._match_from = 1
 
     def __len__(self) -> int:
-        return len(self.waiting) + len(self.flight) + len(self.back)
+        return len(self.waiting) + len(self.flight) + len(self.back) + len(self.refused)
 
     @property
     def settled(self) -> bool:
         """Whether nobody waits for anything."""
-        return all(
-            item.given_up for items in (self.flight.values(), self.back, self.waiting) for item in items
-        )
+        parts = (self.flight.values(), self.back, self.refused, self.waiting)
+        return all(item.given_up for items in parts for item in items)
 
     def put(self, item: Item) -> None:
         """One more to be sent."""
@@ -133,17 +141,24 @@ class Outbox:
         self.waiting.append(item)
         self.bytes += len(item.content)
 
-    def take(self) -> list[Item]:
-        """What is to be sent now; it counts as sent."""
+    def take(self, may_go: Callable[[Item], bool] | None = None) -> list[Item]:
+        """What is to be sent now; it counts as sent. What may not go now is passed over, and so must be all
+        that has to keep its order with it."""
         waiting, flight = self.waiting, self.flight
         room = (1 if self.careful else self._most) - len(flight)
         room_bytes = self._most_bytes - self.flight_bytes
         taken: list[Item] = []
+        passed: list[Item] = []
         seq = self._seq
         while waiting and room > 0 and (room_bytes > 0 or not flight):
             item = waiting.popleft()
             if item.given_up:
                 self._drop(item, None)
+                continue
+            if may_go is not None and not may_go(item):
+                passed.append(item)
+                if len(passed) == _LOOK_AHEAD:
+                    break
                 continue
             seq += 1
             item.seq = seq
@@ -151,6 +166,7 @@ class Outbox:
             taken.append(item)
             room -= 1
             room_bytes -= len(item.content)
+        waiting.extendleft(reversed(passed))
         self._seq = seq
         self.flight_bytes = self._most_bytes - room_bytes
         return taken
@@ -201,9 +217,9 @@ class Outbox:
 
         The next channel counts from 1.
         """
-        items = sorted((*self.flight.values(), *self.back), key=lambda item: item.seq)
+        items = sorted((*self.flight.values(), *self.back, *self.refused), key=lambda item: item.seq)
         self.flight.clear()
-        self.back = []
+        self.back, self.refused = [], []
         self.flight_bytes = self._seq = 0
         self._oldest = self._match_from = 1
         self._requeue(items)
@@ -233,7 +249,7 @@ class Outbox:
 
     def fail(self, error: Exception) -> None:
         """Gives up everything."""
-        for item in (*self.flight.values(), *self.back, *self.waiting):
+        for item in (*self.flight.values(), *self.back, *self.refused, *self.waiting):
             item.settle(error)
         self.rewind()
         self.waiting.clear()
@@ -253,6 +269,10 @@ class Outbox:
             self.careful -= 1
         if item.returned is not None:
             self.back.append(item)
+            return
+        if not is_ack and item.refusals < _REFUSALS:
+            item.refusals += 1
+            self.refused.append(item)
             return
         self.bytes -= len(item.content)
         if is_ack:

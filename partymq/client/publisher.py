@@ -163,7 +163,7 @@ class Publisher:
             CallTimeout: not confirmed in time; the text says whether there is no connection, or publishers
                 are blocked. It is not known whether the broker has it.
             ConnectionLost: the publisher was closed. It is not known whether the broker has it.
-            Nacked: the broker has refused it.
+            Nacked: the broker has refused it several times, within some seconds.
             Unroutable: its queue is gone for good; the broker has not got it.
             ChannelClosed: the broker took offence at it, and has not got it.
             TypeError: it can't be encoded.

@@ -16,6 +16,7 @@ class Routes:
 
     Attributes:
         frames: Publish frames and contents of messages, joined.
+        ordered: whether it is known which partition a key is in.
         longest_key: bytes.
 
     Raises ConfigError where a publisher can't know where to: messages of a routed group go to its source.
@@ -25,6 +26,7 @@ class Routes:
         self._partitions = layout.partitions
         self._turn = count()
         self.longest_key = 1 << 16
+        self.ordered = layout.ingress == "publisher"
         self.frames: Callable[[Iterable[Item]], bytes]
         if layout.ingress == "publisher":
             exchange = write_exchange(group)
@@ -46,6 +48,10 @@ class Routes:
                 f"group {group}: ingress = 'router': publish to the source that `partymq serve` routes,"
                 " or use a group with ingress 'publisher'"
             )
+
+    def partition(self, item: Item) -> int | None:
+        """Of a message, where it is `ordered` and the message has a key."""
+        return crc32(item.key) % self._partitions if item.key is not None and self.ordered else None
 
     def _by_partition(self, items: Iterable[Item]) -> bytes:
         frames, partitions, turn = self._frames, self._partitions, self._turn

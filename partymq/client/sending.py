@@ -14,10 +14,19 @@ from partymq.amqp.codec import Confirm
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Returned
 from partymq.client.encoding import Encoder
+from partymq.client.firsts import Firsts
 from partymq.client.outbox import Outbox
 from partymq.client.routes import Routes
 from partymq.coordinator.pull_topology import agree, declare_again, read_layout_since
-from partymq.errors import BrokerError, ChannelClosed, ConfigError, ConnectionLost, PartyMQError, Unroutable
+from partymq.errors import (
+    BrokerError,
+    ChannelClosed,
+    ConfigError,
+    ConnectionLost,
+    Nacked,
+    PartyMQError,
+    Unroutable,
+)
 from partymq.group.key import KeyRule
 from partymq.group.layout import WISHES, GroupLayout
 from partymq.group.names import write_exchange
@@ -28,6 +37,8 @@ _CHANNEL: Final = 1
 _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 2.0
 """Seconds until it connects again; doubled each time, half of it by chance."""
+_LAST_CONFIRMS: Final = 1.0
+"""Seconds for which the others are waited for when a message was refused."""
 _SAME_LAYOUT: Final = 3
 """Times that messages come back before they are given up although the group's layout has not changed."""
 _NOT_FOUND: Final = 404
@@ -72,6 +83,7 @@ class Sender:
         self._channel: Channel | None = None
         self._running: asyncio.Task[None] | None = None
         self._learning: asyncio.Task[None] | None = None
+        self._firsts: Firsts | None = None
         self._scheduled = self._stale = False
         self._same_layout = 0
         self._delay = _FIRST_RETRY
@@ -130,7 +142,8 @@ class Sender:
             return
         if connection.blocked is not None or connection.write_buffer_full:
             return
-        taken = self._outbox.take()
+        firsts = self._firsts
+        taken = self._outbox.take(firsts.may_go if firsts is not None and not firsts.over else None)
         if taken:
             connection.write(routes.frames(taken))
 
@@ -138,7 +151,9 @@ class Sender:
         outbox = self._outbox
         outbox.confirms(confirms)
         self._delay = _FIRST_RETRY
-        if outbox.back:
+        if outbox.refused:
+            self._refused()
+        elif outbox.back:
             if not outbox.flight and self._learning is None:
                 self._learning = asyncio.get_running_loop().create_task(self._learn(outbox.back[0].returned))
         elif outbox.waiting:
@@ -146,6 +161,21 @@ class Sender:
         else:
             self._same_layout = 0
         self.progress.set()
+
+    def _refused(self) -> None:
+        """Nothing more goes this way: the channel may refuse whatever follows. When all else is confirmed,
+        another connection is made, and what was refused sent on it again."""
+        outbox, connection = self._outbox, self._connection
+        self._stale = True
+        if connection is None:
+            return
+        why = Nacked("the broker did not take over a message: is its queue full, or down?")
+        tries = max(item.refusals for item in outbox.refused)
+        self._delay = min(_FIRST_RETRY * 2**tries, _LAST_RETRY)
+        if not outbox.flight:
+            connection.abort(why)
+        elif len(outbox.refused) == 1:
+            asyncio.get_running_loop().call_later(_LAST_CONFIRMS, connection.abort, why)
 
     def _came_back(self, message: Returned) -> None:
         if not self._outbox.came_back(message, self.encoder.frame_max):
@@ -197,7 +227,9 @@ class Sender:
     def _learnt(self, connection: Connection, layout: GroupLayout) -> None:
         self.layout = layout
         self.encoder = Encoder(_CHANNEL, connection.frame_max, layout.key)
-        self.routes = Routes(_CHANNEL, self._group, layout)
+        self.routes = routes = Routes(_CHANNEL, self._group, layout)
+        quorum = routes.ordered and layout.queue_type == "quorum"
+        self._firsts = Firsts(routes.partition, layout.partitions) if quorum else None
 
     # Connections ----------------------------------------------------------------------------------
 

@@ -266,6 +266,26 @@ async def test_a_message_that_the_broker_refuses_is_told_and_the_others_go_on(
     assert list(dict.fromkeys(found)) == [0, 1, 2, 4, 5]
 
 
+async def test_what_its_queue_refuses_for_a_while_is_sent_again_in_order(
+    vhost: Vhost, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = f"policies/{vhost.name}/full"
+    full = {"max-length": 0, "overflow": "reject-publish"}
+    async with Publisher(vhost.amqp_url, group=GROUP, partitions=2) as publisher:
+        vhost.api("PUT", policy, {"pattern": r"q\.partition", "definition": full, "apply-to": "queues"})
+        many = [(str(number), f"k{key}") for number in range(50) for key in range(4)]
+        publishing = asyncio.create_task(publisher.publish_many(many))
+        async with asyncio.timeout(20):
+            while "did not take over" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert not publishing.done()
+        vhost.api("DELETE", policy)
+        async with asyncio.timeout(20):
+            assert await publishing == len(many)
+        layout = publisher.layout
+    assert await by_key(connection, layout) == {f"k{key}": list(range(50)) for key in range(4)}
+
+
 async def test_a_publish_that_takes_too_long_says_why(vhost: Vhost, tcp_proxy: TcpProxy) -> None:
     url = tcp_proxy.url(vhost.amqp_url)
     async with Publisher(url, group=GROUP, partitions=1, queue_type="classic", timeout=0.5) as publisher:

@@ -12,6 +12,7 @@ from pamqp.commands import Basic
 
 from partymq.amqp.content import Returned, body_of, properties_of
 from partymq.client.encoding import Encoder, Key, key_bytes
+from partymq.client.firsts import Firsts
 from partymq.client.outbox import Batch, Item, Outbox
 from partymq.client.publisher import Publisher
 from partymq.client.routes import Routes
@@ -141,12 +142,78 @@ async def test_a_batch_ends_with_its_first_error_when_all_are_settled() -> None:
     put(outbox, b"a", b"b", b"c", batch=batch)
     batch.seal()
     outbox.take()
-    outbox.confirms([(2, False, False), (1, False, True)])
-    assert not batch.done.done()
-    outbox.confirms([(3, False, True)])
+    outbox.confirms([(1, False, True), (3, False, True)])
+    seq = 2
+    while outbox.flight:
+        outbox.confirms([(seq, False, False)])
+        assert batch.done.done() == (not outbox.refused)
+        outbox.rewind()
+        seq = 1
+        outbox.take()
     assert batch.done.done()
     assert (batch.confirmed, batch.failed) == (2, 1)
     assert isinstance(batch.error, Nacked)
+
+
+async def test_what_is_refused_is_sent_again_in_its_place_and_given_up_in_the_end() -> None:
+    outbox = Outbox(10, 1_000)
+    items = put(outbox, b"a", b"b", b"c")
+    outbox.take()
+    outbox.confirms([(1, False, True), (2, False, False)])
+    put(outbox, b"d")
+    assert (bodies(outbox.refused), len(outbox), outbox.bytes, outbox.settled) == (b"b", 3, 3, False)
+    tries = 0
+    while outbox.rewind():
+        tries += 1
+        assert bodies(outbox.take()) == {1: b"bcd"}.get(tries, b"b")
+        outbox.confirms([(1, False, False), (3, True, True)])
+    assert tries == 7
+    assert (len(outbox), outbox.bytes, outbox.flight_bytes, outbox.confirmed) == (0, 0, 0, 3)
+    assert all(item.settled for item in items)
+    assert outbox.settled
+
+
+async def test_the_first_message_to_a_partition_goes_alone() -> None:
+    outbox = Outbox(100, 10_000)
+    routes = Routes(1, "g", GroupLayout(partitions=4))
+    keys = [b"%d" % number for number in range(12)]
+    for key in [*keys, *keys]:
+        outbox.put(Item(key, key, 0.0, None, None))
+    outbox.put(Item(b"x", None, 0.0, None, None))
+    firsts = Firsts(routes.partition, 4)
+
+    sent: list[bytes] = []
+    waves: list[set[int]] = []
+    while taken := outbox.take(firsts.may_go):
+        sent += [item.content for item in taken]
+        waves.append({partition_of(item.content, 4) for item in taken if item.key is not None})
+        assert len(waves) > 1 or len(waves[0]) == len([item for item in taken if item.key is not None])
+        outbox.confirms([(len(sent), True, True)])
+    assert waves[0] == {0, 1, 2, 3}
+    assert (len(waves), firsts.over) == (2, True)
+    for partition in range(4):
+        mine = [key for key in keys if partition_of(key, 4) == partition]
+        assert [key for key in sent if key in mine] == [*mine, *mine]
+
+
+async def test_a_first_message_that_is_not_confirmed_holds_its_own_partition_only() -> None:
+    outbox = Outbox(100, 10_000)
+    routes = Routes(1, "g", GroupLayout(partitions=4))
+    one, other = (
+        b"0",
+        next(key for key in map(str.encode, "123456") if partition_of(key, 4) != partition_of(b"0", 4)),
+    )
+    for key in (one, one, other):
+        outbox.put(Item(key, key, 0.0, None, None))
+    firsts = Firsts(routes.partition, 4)
+    assert [item.key for item in outbox.take(firsts.may_go)] == [one, other]
+    outbox.confirms([(2, False, True)])
+    assert outbox.take(firsts.may_go) == []
+    outbox.put(Item(other, other, 0.0, None, None))
+    assert [item.key for item in outbox.take(firsts.may_go)] == [other]
+    outbox.confirms([(1, False, True)])
+    assert [item.key for item in outbox.take(firsts.may_go)] == [one]
+    assert not firsts.over
 
 
 async def test_what_took_too_long_is_given_up_and_never_sent() -> None:
