@@ -9,6 +9,7 @@ Everything here is pure. Names of exchanges, keys and users that are not UTF-8 a
 surrogate escapes, both ways.
 """
 
+import copy
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Final
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
+from partymq.amqp.tables import table
 from partymq.errors import ProtocolError
 
 Span = tuple[int, int, int, int]
@@ -147,11 +149,23 @@ def encode_content(
     Raises ValueError where a property can't be encoded or the properties need more than one frame.
     """
     try:
-        header = ContentHeader(0, len(body), properties).marshal()
-    except (TypeError, struct.error) as error:
+        header = _header_payload(len(body), properties)
+    except (TypeError, OverflowError, RecursionError, struct.error) as error:
         raise ValueError(f"a property can't be encoded: {error}") from error
     _check_header(len(header), frame_max)
     return _frame(2, channel, header) + b"".join(_body_frames(channel, body, frame_max))
+
+
+def _header_payload(size: int, properties: Basic.Properties | None) -> bytes:
+    if properties is None or not properties.headers:
+        return ContentHeader(0, size, properties).marshal()
+    headers = table(properties.headers)
+    others = copy.copy(properties)
+    others.headers = {}
+    payload = ContentHeader(0, size, others).marshal()
+    flags = _U16.unpack_from(payload, _FLAGS - 7)[0]
+    start = _behind(payload, flags, _FRONT[:2], -7)
+    return payload[:start] + headers + payload[start + 4 :]
 
 
 # Changes to content ------------------------------------------------------------------------------

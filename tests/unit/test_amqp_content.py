@@ -1,6 +1,8 @@
 """Raw content is read and changed as pamqp would, and what is not changed stays byte for byte."""
 
 import struct
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from amqp_stream import content_of, delivery, entries_of, joined, raw_content, raw_headers
@@ -202,9 +204,32 @@ def test_encoded_content_is_what_pamqp_makes(body: bytes, frame_max: int) -> Non
     assert header_of(content.encode_content(5, body)).properties == Basic.Properties()
 
 
+def test_headers_of_every_type_are_decoded_as_they_were_given() -> None:
+    given = {
+        "partitionKey": "k",
+        "float": 0.1,
+        "large": 1e300,
+        "integers": [0, -1, 200, 70_000, 2**40, -(2**63)],
+        "table": {"decimal": Decimal("1.25"), "nothing": None, "empty": {}, "text": "größer", "yes": True},
+        "bytes": bytearray(b"\xff\x00"),
+        "at": datetime(2026, 11, 25, 14, 0, tzinfo=UTC),
+    }
+    for properties in (
+        Basic.Properties(headers=given),
+        Basic.Properties(content_type="a/b", content_encoding="gzip", headers=given, message_id="m"),
+    ):
+        made = content.properties_of(content.encode_content(1, b"body", properties))
+        assert dict(made) == dict(properties)
+    made = content.properties_of(
+        content.encode_content(1, b"", Basic.Properties(headers={"b": b"\xff", "t": (1, 2)}))  # type: ignore[dict-item]
+    )
+    assert made.headers == {"b": bytearray(b"\xff"), "t": [1, 2]}
+
+
 def test_content_that_cannot_be_encoded_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match="property"):
-        content.encode_content(1, b"", Basic.Properties(headers={"a": object()}))  # type: ignore[dict-item]
+    for odd in (object(), 2**70, datetime(1960, 1, 1, tzinfo=UTC), {1: 2}, [float("nan")]):
+        with pytest.raises(ValueError, match="property|no number"):
+            content.encode_content(1, b"", Basic.Properties(headers={"a": odd}))  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="4096"):
         content.encode_content(1, b"", Basic.Properties(headers={"a": "x" * 5000}), 4096)
 
