@@ -1,0 +1,89 @@
+"""A pull group on a cluster of which a node dies: the one that everything was on."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from partymq import Consumer, Message, Publisher
+from partymq.broker import NodeError, PrivateCluster
+
+KEYS = 8
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateCluster]:
+    """Its nodes are tried in the order in which the URL names them."""
+    with PrivateCluster(3, net_ticktime=8) as started:
+        monkeypatch.setattr("partymq.amqp.dialing.random.shuffle", lambda _nodes: None)
+        yield started
+    assert not any(node.running for node in started.nodes)
+    for node in started.nodes:
+        with pytest.raises(NodeError):
+            _ = node.data_dir
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.timeout(240)
+async def test_members_and_a_publisher_survive_the_node_that_they_are_connected_to(
+    cluster: PrivateCluster,
+) -> None:
+    seen: dict[str, list[int]] = defaultdict(list)
+    running: set[str] = set()
+    published: list[int] = []
+    group: dict[str, Any] = {"group": "orders", "partitions": 4}
+
+    def member(name: str) -> Consumer:
+        consumer = Consumer(cluster.amqp_url, name=name, session_timeout=4, **group)
+
+        @consumer.handler
+        async def handle(message: Message) -> None:
+            key = str(message.key)
+            assert key not in running
+            running.add(key)
+            try:
+                await asyncio.sleep(0.001)
+            finally:
+                running.discard(key)
+            seen[key].append(int(message.body))
+
+        return consumer
+
+    def handled() -> int:
+        return sum(len(set(numbers)) for numbers in seen.values())
+
+    first, second = member("one"), member("two")
+    async with first, Publisher(cluster.amqp_url, timeout=100, **group) as publisher:
+        stop = asyncio.Event()
+
+        async def publish() -> None:
+            number = 0
+            while not stop.is_set():
+                await asyncio.gather(*(publisher.publish(str(number), f"k{key}") for key in range(KEYS)))
+                published.append(number)
+                number += 1
+                await asyncio.sleep(0.01)
+
+        publishing = asyncio.create_task(publish())
+        await until(lambda: handled() > 20 * KEYS)
+        assert len(first.partitions) == 4
+        # All connections are to this node, and as the queues were declared here, their leaders are here, too.
+        await cluster.nodes[0].kill_async()
+        before, confirmed = handled(), len(published)
+        await until(lambda: handled() > before + 20 * KEYS and len(published) > confirmed + 20)
+        async with second:  # while the node is down
+            await until(lambda: len(first.partitions) == len(second.partitions) == 2)
+            before = handled()
+            await until(lambda: handled() > before + 20 * KEYS)
+            stop.set()
+            await publishing
+            await until(lambda: handled() == len(published) * KEYS)
+    for numbers in seen.values():
+        assert list(dict.fromkeys(numbers)) == published
