@@ -232,7 +232,7 @@ class Consumer:
     def run(self, handle: Handle | None = None) -> None:
         """Consumes until SIGTERM or SIGINT, then stops in good order (a second one cuts that short).
 
-        Blocks; makes an event loop of its own. Raises what `serve` raises.
+        Blocks; belongs to the main thread, and makes an event loop of its own. Raises what `serve` raises.
 
         Args:
             handle: the handler, where none was given by `handler`.

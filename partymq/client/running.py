@@ -1,6 +1,7 @@
 """Running a coroutine in an event loop of its own that ends, whatever its tasks do."""
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -13,8 +14,15 @@ _log = get_logger(__name__)
 
 def run_bounded(main: Coroutine[Any, Any, _ResultT], seconds: float) -> _ResultT:
     """As `asyncio.run`; but tasks that are left when `main` has ended, and do not end within so many seconds
-    when they are cancelled, are not waited for any longer, nor are threads."""
+    when they are cancelled, are not waited for any longer, nor are threads.
+
+    Raises RuntimeError where it can't be: in a loop that runs already, or in a thread that gets no signals.
+    """
     import uvloop
+
+    if why := _misplaced():
+        main.close()
+        raise RuntimeError(why)
 
     loop = uvloop.new_event_loop()
     try:
@@ -26,6 +34,18 @@ def run_bounded(main: Coroutine[Any, Any, _ResultT], seconds: float) -> _ResultT
             loop.run_until_complete(_end_threads(loop, seconds))
         finally:
             loop.close()
+
+
+def _misplaced() -> str:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        return "an event loop runs here already: `await consumer.serve()`, or `async with consumer:`"
+    if threading.current_thread() is not threading.main_thread():
+        return "`run` answers to signals, which come to the main thread: here `asyncio.run(consumer.serve())`"
+    return ""
 
 
 async def _end(seconds: float) -> None:

@@ -35,6 +35,7 @@ def load_consumer(target: str) -> Consumer:
     """
     module_name, _, name = target.partition(":")
     name = name or "consumer"
+    _check_module(target, module_name)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -50,8 +51,20 @@ def load_consumer(target: str) -> Consumer:
     consumer = getattr(module, name, None)
     if not isinstance(consumer, Consumer):
         found = "nothing" if consumer is None else type(consumer).__name__
-        raise ConfigError(f"{target}: {name} has to be a partymq.Consumer, there is {found}")
+        others = [other for other, value in vars(module).items() if isinstance(value, Consumer)]
+        known = f"; there are {', '.join(f'{module_name}:{other}' for other in others)}" if others else ""
+        raise ConfigError(f"{target}: {name} has to be a partymq.Consumer, there is {found}{known}")
     return consumer
+
+
+def _check_module(target: str, module_name: str) -> None:
+    if "/" in module_name or module_name.endswith(".py"):
+        path = Path(module_name).with_suffix("")
+        below_here = not path.is_absolute() and ".." not in path.parts
+        meant = (".".join(path.parts) if below_here else path.name) + target.removeprefix(module_name)
+        raise ConfigError(f"{target} is a file: name the module, {meant}")
+    if not module_name or module_name.startswith("."):
+        raise ConfigError(f"{target!r}: allowed are MODULE and MODULE:NAME")
 
 
 class Workers:

@@ -197,10 +197,22 @@ def test_a_consumer_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert load_consumer("found_by_name:other").group == "two"
     with pytest.raises(ConfigError, match=r"number has to be a partymq\.Consumer, there is int"):
         load_consumer("found_by_name:number")
-    with pytest.raises(ConfigError, match="there is nothing"):
+    with pytest.raises(
+        ConfigError, match="there is nothing; there are found_by_name:consumer, found_by_name:other"
+    ):
         load_consumer("found_by_name:missing")
     with pytest.raises(ConfigError, match="no module never_written"):
         load_consumer("never_written:consumer")
+    for target, meant in (
+        ("found_by_name.py", "found_by_name"),
+        ("./found_by_name", "found_by_name"),
+        ("folder/found_by_name.py:other", "folder.found_by_name:other"),
+    ):
+        with pytest.raises(ConfigError, match=rf"is a file: name the module, {meant}$"):
+            load_consumer(target)
+    for target in ("", ":consumer", "..found_by_name"):
+        with pytest.raises(ConfigError, match=r"allowed are MODULE and MODULE:NAME"):
+            load_consumer(target)
     with pytest.raises(ConfigError, match='below `if __name__ == "__main__":`'):
         load_consumer("runs_itself")
     with pytest.raises(ModuleNotFoundError, match="there_is_no_such_module"):
