@@ -38,3 +38,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_LIBRARY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """For `help` and completion, which ask for what is not imported yet, too."""
+    return sorted({*globals(), *_LIBRARY})
