@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import fields
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from partymq.amqp.url import BrokerUrl
 from partymq.client.failure import RetryPolicy
@@ -17,6 +17,7 @@ from partymq.client.handlers import Handle, is_async, make_handler
 from partymq.client.holdings import Holdings
 from partymq.client.hooks import Hook, Hooks
 from partymq.client.membership import Membership, MembershipSettings
+from partymq.client.options import ConsumerOptions
 from partymq.client.ownership import Ownership
 from partymq.client.runner import Runner
 from partymq.client.running import run_bounded
@@ -63,8 +64,7 @@ class Consumer:
         on_assigned: awaited before the first message of new partitions; see `Hooks`.
         on_revoked: awaited before partitions are handed over; see `Hooks`.
         on_lost: called when partitions are lost; see `Hooks`.
-        settings: those of `ConsumerSettings` and `MembershipSettings` by name, and those that the group must
-            have (of `GroupLayout`); with them who comes first creates it.
+        options: all settings by name; with those of the group who comes first creates it.
 
     Raises:
         ConfigError: a setting is unknown or not possible.
@@ -79,9 +79,10 @@ class Consumer:
         on_assigned: Hook | None = None,
         on_revoked: Hook | None = None,
         on_lost: Hook | None = None,
-        **settings: Any,
+        **options: Unpack[ConsumerOptions],
     ) -> None:
         check_group(group)
+        settings: dict[str, Any] = {**options}
         self.url = BrokerUrl.of(url)
         self.group = group
         own = {name: settings.pop(name) for name in tuple(settings) if name in _SETTINGS}
@@ -163,8 +164,7 @@ class Consumer:
         return hook
 
     def on_revoked(self, hook: _FunctionT) -> _FunctionT:
-        """Decorator: awaited with the numbers of partitions whose handlers have ended, before somebody else
-        gets them."""
+        """Decorator: awaited with the numbers of partitions whose handlers have ended, before they move."""
         self._hooks.revoked = hook
         return hook
 

@@ -9,13 +9,14 @@ import time
 from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, Unpack
 
 from pamqp.commands import Basic
 
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.client.encoding import Key, key_bytes
+from partymq.client.options import GroupOptions
 from partymq.client.outbox import Batch, Item, Outbox
 from partymq.client.sending import Sender
 from partymq.errors import CallTimeout, ConnectionLost
@@ -64,7 +65,7 @@ class Publisher:
         timeout: seconds within which a message has to be confirmed, lost connections included.
         max_in_flight: messages sent and not confirmed at most; the rest waits here.
         max_in_flight_bytes: the same in bytes.
-        wish: settings that the group must have, by name; see `GroupLayout`. `key` may be written
+        options: settings that the group must have, by name; see `GroupLayout`. `key` may be written
             `header:NAME` or `routing_key`.
 
     Raises:
@@ -79,11 +80,12 @@ class Publisher:
         timeout: float = 30.0,
         max_in_flight: int = 4_000,
         max_in_flight_bytes: int = 32 * 1024 * 1024,
-        **wish: Any,
+        **options: Unpack[GroupOptions],
     ) -> None:
         check_group(group)
         self.url = BrokerUrl.of(url)
         self.group = group
+        wish: dict[str, Any] = {**options}
         if isinstance(wish.get("key"), str):
             wish["key"] = key_rule(wish["key"])
         GroupLayout.of(wish)

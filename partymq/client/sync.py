@@ -5,12 +5,13 @@ import os
 import threading
 from collections.abc import Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from pamqp.commands import Basic
 
 from partymq.amqp.url import BrokerUrl
 from partymq.client.encoding import Key
+from partymq.client.options import PublisherOptions
 from partymq.client.publisher import Message, Publisher
 from partymq.group.names import DEFAULT_GROUP
 
@@ -33,11 +34,13 @@ class SyncPublisher:
     Args:
         url: of the broker.
         group: the group's name.
-        settings: all others of `Publisher`, which says what is promised and what is raised.
+        options: all others of `Publisher`, which says what is promised and what is raised.
     """
 
-    def __init__(self, url: str | BrokerUrl, *, group: str = DEFAULT_GROUP, **settings: Any) -> None:
-        self._publisher = Publisher(url, group=group, **settings)
+    def __init__(
+        self, url: str | BrokerUrl, *, group: str = DEFAULT_GROUP, **options: Unpack[PublisherOptions]
+    ) -> None:
+        self._publisher = Publisher(url, group=group, **options)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._process = 0
