@@ -57,6 +57,8 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 
     Of a pull group it says, too, the last assignment that it knows, and its control queue: that tells it from
     another process of the same name; and which of the partitions that are retiring it has nothing of.
+
+    `asked`: when it said so, in seconds of its own clock: the answer repeats it (`Assignment.answers`).
     """
 
     hostname: str
@@ -64,6 +66,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     generation: int = 0
     queue: str | None = None
     idle: tuple[int, ...] = ()
+    asked: float = 0.0
 
 
 class Released(msgspec.Struct, frozen=True, tag="released"):
@@ -138,6 +141,8 @@ class Assignment(msgspec.Struct, frozen=True, tag="assignment"):
         retiring: those of `partitions` that are of the layout before: the coordinator is to be told when
             there is nothing of them. All partitions go by their ids, see `group.names.partition_id`.
         piecewise: the coordinator understands a `Released` of some of a hand-over's partitions.
+        answers: `asked` of the heartbeat that this answers, 0 where it answers none; None from a coordinator
+            that does not say.
     """
 
     epoch: int
@@ -147,6 +152,7 @@ class Assignment(msgspec.Struct, frozen=True, tag="assignment"):
     revoke: dict[int, list[int]] = {}
     retiring: list[int] = []
     piecewise: bool = False
+    answers: float | None = None
 
 
 _COMMAND = msgspec.json.Decoder(Command)
