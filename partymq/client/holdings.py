@@ -4,9 +4,11 @@ when they are lost. This is the `Owner` that an `Ownership` drives."""
 import asyncio
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final
 
 from partymq.amqp.connection import Connection
+from partymq.client.guard import Guard
 from partymq.client.hooks import Hooks
 from partymq.client.outlet import Outlet
 from partymq.client.ownership import Ended, Gain, Owned
@@ -33,6 +35,7 @@ class _Terms:
     connection: Connection
     finder: KeyFinder
     prefetch: int
+    guard: Guard | None
 
 
 class Holdings:
@@ -43,6 +46,9 @@ class Holdings:
         self._group = group
         self._hooks = hooks
         self._partitions: dict[int, Partition] = {}
+        self._unproven: dict[Partition, float] = {}
+        """Since when the broker knows the consumers of these."""
+        self._guard: Guard | None = None
         self._connection: Connection | None = None
         self._watching: asyncio.Task[None] | None = None
         self._opening: dict[int, asyncio.Task[None]] = {}
@@ -67,6 +73,8 @@ class Holdings:
         if self._connection is not gain.connection:
             self.lost(BrokerError("another connection has taken its place"))
             self._connection = self._runner.connection = gain.connection
+            self._guard = gain.guard
+            self._runner.guarded(gain.guard)
             outlet = self._runner.outlet = Outlet(gain.connection, self._group)
             parking = self._runner.parking = Parking(gain.connection, self._group, outlet)
             self._watching = self._task(self._watch(parking))
@@ -76,7 +84,7 @@ class Holdings:
         await parking.learn(gain.partitions, gain.total if gain.computed else None, gain.places)
         async with self._hooking:
             await self._hooks.call_assigned([owned.number for owned in gain.partitions])
-        terms = _Terms(gain.connection, gain.key, gain.prefetch)
+        terms = _Terms(gain.connection, gain.key, gain.prefetch, gain.guard)
         opened = await asyncio.gather(
             *(self._first_open(owned, terms) for owned in gain.partitions), return_exceptions=True
         )
@@ -90,9 +98,7 @@ class Holdings:
         empty = {
             identity: self._idle_since.get(identity, now)
             for identity in partitions
-            if (partition := self._partitions.get(identity)) is not None
-            and not partition.stream
-            and not partition.side
+            if (partition := self._partitions.get(identity)) is not None and partition.empty
         }
         self._idle_since = empty
         return [identity for identity, since in empty.items() if now - since >= _IDLE]
@@ -129,8 +135,19 @@ class Holdings:
         if self._runner.parking is not None:
             self._runner.parking.forget([partition.owned.id for partition in quiet])
         for partition in quiet:
+            self._unproven.pop(partition, None)
             if self._partitions.get(partition.owned.id) is partition:
                 del self._partitions[partition.owned.id]
+
+    def heed(self) -> None:
+        """See `Owner`."""
+        guard = self._guard
+        if guard is None:
+            return
+        for partition in [one for one, since in self._unproven.items() if guard.prove(since)]:
+            del self._unproven[partition]
+            partition.prove()
+        self._runner.heed()
 
     def lost(self, error: BrokerError) -> None:
         """See `Owner`."""
@@ -142,6 +159,8 @@ class Holdings:
             self._watching.cancel()
         partitions, self._partitions = self._partitions, {}
         self._lose(list(partitions.values()))
+        self._guard = None
+        self._runner.guarded(None)
 
     # Called by the consumer -----------------------------------------------------------------------
 
@@ -187,6 +206,11 @@ class Holdings:
         except BaseException:
             self._runner.lose(partition)
             raise
+        if terms.guard is None:
+            partition.prove()
+        elif not partition.gone:
+            self._unproven[partition] = monotonic()
+            self.heed()
 
     def _broken(self, partition: Partition, error: BrokerError, terms: _Terms) -> None:
         """The broker does not let us consume its queue any more."""
@@ -231,6 +255,7 @@ class Holdings:
 
     def _lose(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:
+            self._unproven.pop(partition, None)
             self._runner.lose(partition)
         numbers = [partition.owned.number for partition in partitions]
         if numbers:

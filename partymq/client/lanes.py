@@ -134,12 +134,13 @@ class Lanes:
     """All items of a member.
 
     Attributes:
-        limit: items handled at the same time at most.
+        limit: items handled at the same time at most; 0 while it is halted.
         running: items that are being handled.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self._places = limit
         self.running = 0
         self._lanes: dict[bytes, deque[Item] | None] = {}
         self._ready: deque[Item] = deque()
@@ -157,6 +158,14 @@ class Lanes:
     def startable(self) -> bool:
         """Whether `start` may have an item."""
         return bool(self._ready) and self.running < self.limit
+
+    def halt(self) -> None:
+        """Starts nothing until `go_on`. What is running may end, and be acknowledged. Idempotent."""
+        self.limit = 0
+
+    def go_on(self) -> None:
+        """Starts items again. Idempotent."""
+        self.limit = self._places
 
     def add(self, item: Item) -> None:
         """Takes a new delivery; its tag is higher than all of its stream before."""

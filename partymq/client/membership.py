@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
+from partymq.client.guard import Guard
 from partymq.client.ownership import Owner
 from partymq.client.session import Session, first_error
 from partymq.client.silence import Silence
@@ -41,7 +42,7 @@ from partymq.errors import (
 )
 from partymq.group.allowed import check_number
 from partymq.group.layout import GroupLayout
-from partymq.group.wire import Assignment, Bind, Heartbeat, MemberCall, Ready, Released, Status, Unbind
+from partymq.group.wire import Assignment, Bind, MemberCall, Ready, Released, Status, Unbind
 from partymq.log import get_logger
 
 _CALL: Final = 2.0
@@ -229,6 +230,7 @@ class Membership:
         voice: Connection | None = None
         working: asyncio.Task[None] | None = None
         beating: asyncio.Task[None] | None = None
+        watching: asyncio.Task[None] | None = None
         gone = asyncio.create_task(connection.wait_lost())
         try:
             voice = await connect(self._url, name=f"partymq {self._group} member {self.name} commands")
@@ -237,16 +239,18 @@ class Membership:
             if layout is None:
                 return self._over(gone)
             stand(layout)
-            session = self._new_session(connection, voice, layout)
+            session = self._new_session(connection, voice, layout, owner)
             await session.commands.start()
-            working = asyncio.create_task(self._join(session, owner))
+            watching = asyncio.create_task(session.watch())
+            working = asyncio.create_task(self._join(session))
             await asyncio.wait({working, leaving, gone}, return_when=asyncio.FIRST_COMPLETED)
             if gone.done() or not working.done():
                 return self._over(gone)
             working.result()
             self._session = session
+            session.joined = True
             beating = asyncio.create_task(self._beat(session, owner))
-            working = asyncio.create_task(session.work(owner))
+            working = asyncio.create_task(session.work())
             await asyncio.wait({working, leaving, gone}, return_when=asyncio.FIRST_COMPLETED)
             if leaving.done() and not gone.done() and not working.done():
                 await self._leave(session, working, gone)
@@ -258,7 +262,7 @@ class Membership:
             await connection.close()
         finally:
             self._session = None
-            ending = [task for task in (working, beating, gone) if task is not None]
+            ending = [task for task in (working, beating, watching, gone) if task is not None]
             for task in ending:
                 task.cancel()
             connection.abort()
@@ -289,7 +293,9 @@ class Membership:
         if gone.done():
             raise gone.result()
 
-    def _new_session(self, connection: Connection, voice: Connection, layout: GroupLayout) -> Session:
+    def _new_session(
+        self, connection: Connection, voice: Connection, layout: GroupLayout, owner: Owner
+    ) -> Session:
         def told(assignment: Assignment) -> None:
             session.hear(assignment)
 
@@ -301,10 +307,11 @@ class Membership:
             on_assignment=told,
             speak_on=voice,
         )
-        session = Session(self.name, self._group, connection, layout, commands)
+        guard = Guard(self._settings.session_timeout, monotonic())
+        session = Session(self.name, self._group, connection, layout, commands, owner, guard)
         return session
 
-    async def _join(self, session: Session, owner: Owner) -> None:
+    async def _join(self, session: Session) -> None:
         """Become a member, however long nobody coordinates."""
         told = asyncio.create_task(session.told.wait())
         silence = Silence(self._group, self._settings.coordinator, _PATIENCE)
@@ -364,10 +371,9 @@ class Membership:
                 silence.lasts("nobody coordinates the group", unheard)
             duties = session.duties
             idle = tuple(owner.idle(duties.retiring))
-            if monotonic() >= due or idle != told:
+            if monotonic() >= due or idle != told or session.guard.asks:
                 due, told = monotonic() + interval, idle
-                control = session.commands.control
-                session.commands.tell(Heartbeat(self.name, duties.epoch, duties.generation, control, idle))
+                session.ask(idle)
             await asyncio.sleep(min(interval, _IDLE_LOOK))
 
     async def _leave(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from partymq.amqp.connection import Connection
+from partymq.client.guard import Guard
 from partymq.errors import BrokerError
 from partymq.group.key import KeyFinder
 from partymq.group.names import partition_id
@@ -65,6 +66,8 @@ class Gain:
         prefetch: messages of each at most that are delivered and not acknowledged.
         computed: what was parked of a key before a resize belongs to crc32 modulo `total`.
         places: says it where that is the broker's affair. Raises BrokerError.
+        guard: says when handlers may be started, and of which partitions: until it has proof of one, its
+            messages wait. None: always, of all.
     """
 
     connection: Connection
@@ -74,6 +77,7 @@ class Gain:
     prefetch: int
     computed: bool = False
     places: Places | None = None
+    guard: Guard | None = None
 
 
 class Owner(Protocol):
@@ -97,6 +101,9 @@ class Owner(Protocol):
         acknowledges it, and gives the rest back; `ended` is told of each as soon as that is so, in one call
         or several. Those that are not owned have ended already. Never raises a BrokerError: a connection that
         is lost meanwhile has given them up as well."""
+
+    def heed(self) -> None:
+        """The guard has closed or opened, or may have proof of more partitions. Returns at once."""
 
     def lost(self, error: BrokerError) -> None:
         """The connection is gone, and all partitions with it. Idempotent."""

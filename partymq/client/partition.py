@@ -35,6 +35,7 @@ class Partition:
         pending: messages handled since the last flush.
         since: when the first of these was handled, in seconds of the event loop.
         enough: with how many of these a flush is due at once.
+        proven: it is certain that it is ours; until then its messages wait in `aside`.
 
     Args:
         lanes: where its messages go.
@@ -63,6 +64,8 @@ class Partition:
         self.pending = 0
         self.since = 0.0
         self.enough = prefetch
+        self.proven = False
+        self.aside: list[Item] = []
         self._lanes = lanes
         self._finder = finder
         self._on_messages = on_messages
@@ -81,6 +84,20 @@ class Partition:
         await channel.qos(self.prefetch)
         await channel.consume(self.owned.queue, self._receiver(), on_cancel=self._cancelled)
         channel.on_closed(self._closed)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing of it that is not acknowledged."""
+        return not (self.stream or self.side or self.aside)
+
+    def prove(self) -> None:
+        """It is ours for certain: what has waited for that goes on."""
+        self.proven = True
+        waiting, self.aside = self.aside, []
+        if not self.stream.dropped:
+            for item in waiting:
+                self._lanes.add(item)
+            self._on_messages()
 
     def ended(self) -> None:
         """To be called when a handler has ended: whoever gives the partition up may be waiting for that."""
@@ -163,6 +180,9 @@ class Partition:
                 at = header_at - method_at
                 key = find(data, at, end - method_at, b"" if by_header else routing_key_at(data, 0))
                 items.append(Delivery(stream, tag, key, data, at))
+            if not self.proven:
+                self.aside += items
+                return
             add_all(stream, items)
             on_messages()
 

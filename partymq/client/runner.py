@@ -16,11 +16,14 @@ import random
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from math import inf
+from time import monotonic
 from typing import Any, Final
 
 from partymq.amqp.connection import Connection
 from partymq.client.acks import Acks
 from partymq.client.failure import describe, failure_headers
+from partymq.client.guard import Guard
 from partymq.client.handlers import Handler
 from partymq.client.lanes import RUNNING, Item, Lanes
 from partymq.client.message import Message, Raw
@@ -33,8 +36,12 @@ from partymq.log import get_logger
 
 _PUT_AWAY_AGAIN: Final = 1.0
 """Seconds until a message that could not be put away is tried again."""
+_HALTED: Final = 0.05
+"""Seconds between two looks whether what was halted may go on, where messages do not come from the lanes."""
 _TURN: Final = 64
 """Messages that one task handles at most: then everything else in the event loop has its turn."""
+
+_NO_GUARD: Final = Guard(inf, 0.0)
 
 _log = get_logger(__name__)
 
@@ -75,6 +82,7 @@ class Runner:
         self._context = contextvars.copy_context()
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_its_way = False
+        self._guard = _NO_GUARD
         self._acks = Acks(settings.ack_interval, self._one_write)
 
     def pump(self) -> None:
@@ -82,6 +90,19 @@ class Runner:
         if not self._on_its_way and self.lanes.startable:
             self._on_its_way = True
             self._tasks.add(self._loop.create_task(self._work(), context=self._context.copy()))
+
+    def guarded(self, guard: Guard | None) -> None:
+        """This guard says from now on whether handlers may be started; None: they may."""
+        self._guard = guard or _NO_GUARD
+        self.heed()
+
+    def heed(self) -> None:
+        """The guard has closed, or opened."""
+        if self._guard.closed:
+            self.lanes.halt()
+        else:
+            self.lanes.go_on()
+            self.pump()
 
     def lose(self, partition: Partition) -> None:
         """A partition is not ours any more: its handlers are cancelled (those in threads can't be)."""
@@ -105,13 +126,17 @@ class Runner:
         self._on_its_way = False
         task = asyncio.current_task()
         assert task is not None
-        copy_context = contextvars.copy_context
+        copy_context, clock = contextvars.copy_context, monotonic
         context = copy_context()
         start: Callable[[], Any] = self.lanes.start
         finish, done = self.lanes.finish, self._acks.done
         call, cancelled = self._handler.call, task.cancelling
+        until = self._guard.until
         try:
             for _ in range(_TURN):
+                if clock() > until and clock() > (until := self._guard.until):
+                    # It is about to close; when it opens the lanes go on.
+                    self.lanes.halt()
                 item = start()
                 if item is None:
                     break
@@ -122,10 +147,11 @@ class Runner:
                 partition: Partition = stream.owner
                 try:
                     parking = self.parking
-                    if stream is partition.side or (parking is not None and item.key in parking.keys):
+                    key = item.key
+                    if stream is partition.side or (parking is not None and key in parking.keys):
                         await self._handle_otherwise(partition, item)
                     else:
-                        message = Message(item, item.key, partition.origin, item.attempt)
+                        message = Message(item, key, partition.origin, item.attempt)
                         try:
                             await call(message)
                         except (Exception, asyncio.CancelledError) as error:
@@ -254,7 +280,11 @@ class Runner:
     def release(self, partition: Partition, key: bytes) -> None:
         """Has the parked messages of a key handled, behind what is waiting of it (which is parked, too)."""
         self._releases += 1
-        self.lanes.add(Item(partition.side, self._releases, key))
+        item = Item(partition.side, self._releases, key)
+        if not partition.proven:
+            partition.aside.append(item)
+            return
+        self.lanes.add(item)
         self.pump()
 
     async def _release(self, partition: Partition, item: Item) -> None:
@@ -285,6 +315,9 @@ class Runner:
         """Whether it is settled; if not, it stays parked."""
         attempt = 0
         while not partition.side.dropped:
+            if not self.lanes.limit or monotonic() > self._guard.until:
+                await asyncio.sleep(_HALTED)
+                continue
             attempt += 1
             message = Message(raw, key, partition.origin, attempt)
             try:

@@ -11,6 +11,7 @@ from functools import partial
 from time import monotonic
 
 from partymq.amqp.connection import Connection
+from partymq.client.guard import Guard
 from partymq.client.ownership import Gain, Owned, Owner
 from partymq.coordinator.commands import CommandClient
 from partymq.coordinator.hash_ingress import Placing
@@ -19,7 +20,10 @@ from partymq.errors import ConfigError, UnknownMember
 from partymq.group.duties import Duties, GiveUp, Take
 from partymq.group.layout import GroupLayout
 from partymq.group.names import layout_and_number
-from partymq.group.wire import Assignment, Released, Standing
+from partymq.group.wire import Assignment, Heartbeat, Released, Standing
+from partymq.log import get_logger
+
+_log = get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -27,10 +31,13 @@ class Session:
     """Attributes:
     name, group: the member's, and its group's.
     connection: that it consumes on.
+    owner: has what it owns.
     layout: the newest that it knows.
     commands: the way to the coordinator.
     news: set when there may be something to do.
     told: set with the first assignment that takes it for a member.
+    guard: says whether it may go by what it was told.
+    joined: whether it is a member.
     heard: when the coordinator said something last; monotonic seconds.
     placing: knows the partitions of keys that were parked before a resize.
     """
@@ -40,9 +47,12 @@ class Session:
     connection: Connection
     layout: GroupLayout
     commands: CommandClient
+    owner: Owner
+    guard: Guard
     duties: Duties = field(default_factory=Duties)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     told: asyncio.Event = field(default_factory=asyncio.Event)
+    joined: bool = False
     heard: float = field(default_factory=monotonic)
     placing: Placing = field(init=False)
 
@@ -51,13 +61,54 @@ class Session:
 
     def hear(self, assignment: Assignment) -> None:
         """Take note of an assignment."""
-        self.heard = monotonic()
+        self.look()
+        now = self.heard = monotonic()
         if self.duties.take(assignment):
             self.news.set()
             if assignment.standing is Standing.MEMBER:
                 self.told.set()
+                self._answered(assignment.answers, now)
 
-    async def work(self, owner: Owner) -> None:
+    def _answered(self, asked: float | None, now: float) -> None:
+        waited = self.guard.answered(asked, now)
+        if waited is not None:
+            _log.info(
+                "handlers are started again", group=self.group, member=self.name, waited=round(waited, 3)
+            )
+        if asked != 0:
+            self.owner.heed()
+
+    async def watch(self) -> None:
+        """See again and again whether the event loop has stood still, until it is cancelled."""
+        while True:
+            await asyncio.sleep(self.guard.every)
+            self.look()
+
+    def look(self) -> None:
+        """See whether the event loop has stood still, or the network: then nothing is started until the
+        coordinator has answered a question of now."""
+        stood = self.guard.look(monotonic())
+        if stood:
+            _log.warning(
+                "the event loop stood still; no handler is started until the coordinator has answered",
+                group=self.group,
+                member=self.name,
+                seconds=round(stood, 2),
+                hint="the process was stopped, its machine is overloaded, or a handler blocks the event loop:"
+                " then make it a plain function, which runs in a thread",
+            )
+            self.owner.heed()
+            if self.joined:
+                self.ask()
+
+    def ask(self, idle: Collection[int] = ()) -> None:
+        """Say that it is alive, and what it has nothing of; the answer is what it has to consume."""
+        duties, control = self.duties, self.commands.control
+        self.commands.tell(
+            Heartbeat(self.name, duties.epoch, duties.generation, control, tuple(idle), monotonic())
+        )
+
+    async def work(self) -> None:
         """Do what the assignments ask for; returns when it is leaving and owns nothing."""
         duties = self.duties
         try:
@@ -67,14 +118,14 @@ class Session:
                     self._check_standing()
                     while (step := duties.next()) is not None:
                         duties.begun(step)
-                        steps.create_task(self._do(owner, step))
+                        steps.create_task(self._do(step))
                     self._report()
                     await self.news.wait()
         except BaseExceptionGroup as errors:
             raise first_error(errors) from None
         self._report()
 
-    async def _do(self, owner: Owner, step: Take | GiveUp) -> None:
+    async def _do(self, step: Take | GiveUp) -> None:
         # Each once: what has ended may be ours again before the rest has.
         giving = set(step.partitions)
 
@@ -86,11 +137,13 @@ class Session:
         match step:
             case Take(partitions):
                 for gain in await self._gains(partitions):
-                    await owner.gained(gain)
+                    await self.owner.gained(gain)
                 self.duties.held(partitions)
                 self.news.set()
+                if self.guard.asks:
+                    self.ask()
             case GiveUp(given):
-                await owner.revoke(given, ended)
+                await self.owner.revoke(given, ended)
                 ended(given)
 
     def _report(self) -> None:
@@ -131,6 +184,7 @@ class Session:
                     layout.prefetch_of_one,
                     computed=resized and not hashed,
                     places=asked if resized and hashed else None,
+                    guard=self.guard,
                 )
             )
         return gains

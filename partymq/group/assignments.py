@@ -118,5 +118,12 @@ class Assignments:
     ) -> Assignment:
         ending = [identity for identity in retiring if identity in partitions]
         return Assignment(
-            self._epoch, self._state.generation, standing, partitions, revoke, ending, piecewise=True
+            self._epoch,
+            self._state.generation,
+            standing,
+            partitions,
+            revoke,
+            ending,
+            piecewise=True,
+            answers=0.0,
         )

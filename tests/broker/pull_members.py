@@ -54,6 +54,8 @@ class Member:
             del self.tokens[number]
             self.journal.note("-", self.name, number)
 
+    def heed(self) -> None: ...
+
     def lost(self, error: BrokerError) -> None:
         self._channels.clear()
         for number in self.tokens:

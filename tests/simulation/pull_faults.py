@@ -1,5 +1,6 @@
 """What goes wrong in a pull group's schedule, or is only planned to happen."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ class PullFaults:
         self.schedule = schedule
         self.world = schedule.world
         self.rng = schedule.rng
+        self._hangs: Counter[Process] = Counter()
+        """How often each has hung."""
 
     def of_kind(self, kind: str) -> list[Action]:
         """What can happen in a schedule of this kind, the likelier more than once."""
@@ -35,6 +38,17 @@ class PullFaults:
                 self._stop_coordinator,
                 self._roll_servers,
                 self.resize,
+            ]
+        if self.schedule.scene.parts.hangs:
+            return [
+                self._join,
+                self._crash,
+                self._kill_coordinator,
+                self._hang_member,
+                self._hang_coordinator,
+                self._hang_through_changes,
+                self._hang_through_changes,
+                self._hang_through_changes,
             ]
         cut = self._cut
         return [
@@ -168,21 +182,52 @@ class PullFaults:
         if member is not None:
             self._hang(member, member.connections)
 
-    def _hang(self, process: Process, connections: Callable[[], list[Connection]]) -> None:
+    def _hang_through_changes(self) -> None:
+        """A member hangs for about as long as the broker's patience lasts, others get what it had, and about
+        when it wakes they die, while nobody coordinates."""
+        member = self._some()
+        if member is None:
+            return
+        duration = self.rng.choice((1.3, 1.6, 2.0, 2.5))
+        self._hang(member, member.connections, duration)
+
+        def others_die() -> None:
+            for other in self.schedule.running:
+                if other is not member and self.rng.random() < 0.7:
+                    other.crash()
+
+        def unless_it_is_the_member() -> None:
+            if self.schedule.coordinating is not member:
+                self._hang_coordinator()
+
+        for when, what in ((0.05, unless_it_is_the_member), (0.1, others_die)):
+            later = max(0.0, duration + self.rng.uniform(-when, when))
+            self.world.after(later, self.schedule.unless_healed, what)
+
+    def _hang(
+        self,
+        process: Process,
+        connections: Callable[[], list[Connection]],
+        duration: float | None = None,
+    ) -> None:
         """SIGSTOP, SIGCONT; the broker gives it up meanwhile, if that takes long enough."""
         if process.frozen:
             return
-        duration = self.rng.choice((0.5, 2.2, 3.5, 8.0))
+        duration = duration or self.rng.choice((0.5, 2.2, 3.5, 8.0))
         self.world.tell(process.name, "hangs for %.1f s", duration)
         self.schedule.oracle.hung.add(process.name)
         process.freeze()
-        life = process.life
+        self._hangs[process] += 1
+        life, hang = process.life, self._hangs[process]
         for connection in connections():
-            self.world.after(self.rng.uniform(*BROKER_PATIENCE), self._give_up, process, life, connection)
+            self.world.after(
+                self.rng.uniform(*BROKER_PATIENCE), self._give_up, process, life, hang, connection
+            )
         self.world.after(duration, self._continue, process, life)
 
-    def _give_up(self, process: Process, life: int, connection: Connection) -> None:
-        if process.life == life and process.frozen:
+    def _give_up(self, process: Process, life: int, hang: int, connection: Connection) -> None:
+        if process.life == life and process.frozen and self._hangs[process] == hang:
+            self.schedule.oracle.hung_too_long.add(self.schedule.scene.who.get(connection, ""))
             connection.cut()
 
     def _continue(self, process: Process, life: int) -> None:

@@ -6,6 +6,7 @@ As `client/holdings.py`, `partition.py` and `runner.py` do it with IO.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from partymq.client.guard import Guard
 from partymq.client.lanes import Item as Delivery
 from partymq.client.lanes import Lanes, State, Stream
 from tests.simulation.broker import Channel, Connection, Consumer, Entry
@@ -55,6 +56,7 @@ class Holding:
     partition: int
     token: int
     channel: Channel
+    guard: Guard
     stream: Stream = field(default_factory=Stream)
     consumer: Consumer | None = None
     positions: dict[int, int] = field(default_factory=dict)
@@ -62,6 +64,10 @@ class Holding:
     tags: int = 0
     dirty: bool = False
     lost: bool = False
+    known_since: float | None = None
+    """Since when the broker has the consumer; None until that is known."""
+    proven: bool = False
+    aside: list[Item] = field(default_factory=list)
     on_idle: Callable[[], None] | None = None
 
     @property
@@ -80,15 +86,24 @@ class Holdings:
         self._work = work
         self.lanes: Lanes = scene.parts.lanes(work.concurrency)
         self.holdings: dict[int, Holding] = {}
+        self._guard: Guard | None = None
         self._over: set[str] = set()
         self._idle_since: dict[int, float] = {}
 
     # -- as the ownership wants it -------------------------------------------------------------------------
 
     def gain(
-        self, who: str, connection: Connection, partitions: dict[int, int], then: Callable[[], None]
+        self,
+        who: str,
+        connection: Connection,
+        partitions: dict[int, int],
+        guard: Guard,
+        then: Callable[[], None],
     ) -> None:
         """Consume these; `then` is called when the broker knows all the consumers."""
+        if self._guard is not guard:
+            self._guard = guard
+            self.heed()
         opening = set(partitions)
 
         def opened(partition: int) -> None:
@@ -98,7 +113,7 @@ class Holdings:
 
         for partition, token in sorted(partitions.items()):
             assert partition not in self.holdings
-            holding = Holding(who, partition, token, connection.channel())
+            holding = Holding(who, partition, token, connection.channel(), guard)
             holding.stream.owner = holding
             self.holdings[partition] = holding
             holding.channel.to_broker.send(self._consume, holding, opened)
@@ -117,10 +132,36 @@ class Holdings:
 
         others = broker.look(queue).consumers
         self._scene.oracle.consumes(holding.who, holding.partition, holding.token, others)
-        holding.channel.to_client.send(opened, holding.partition)
+        holding.channel.to_client.send(self._opened, holding, opened)
         holding.consumer = broker.consume(
             holding.channel, queue, self._work.prefetch, delivered, lambda: None
         )
+
+    def _opened(self, holding: Holding, opened: Callable[[int], None]) -> None:
+        holding.known_since = self._scene.world.now
+        self._prove(holding)
+        opened(holding.partition)
+
+    def _prove(self, holding: Holding) -> None:
+        since = holding.known_since
+        if holding.proven or since is None or not holding.guard.prove(since):
+            return
+        holding.proven = True
+        waiting, holding.aside = holding.aside, []
+        if not holding.stream.dropped:
+            for item in waiting:
+                self.lanes.add(item)
+            self._pump()
+
+    def heed(self) -> None:
+        """The guard has closed or opened, or may have proof of more."""
+        for holding in self.holdings.values():
+            self._prove(holding)
+        if self._guard is not None and self._guard.closed:
+            self.lanes.halt()
+        else:
+            self.lanes.go_on()
+            self._pump()
 
     def _not_there(self, holding: Holding, opened: Callable[[int], None]) -> None:
         """It is owned, and tried again and again, until it is given up."""
@@ -138,7 +179,9 @@ class Holdings:
         self._idle_since = {
             identity: self._idle_since.get(identity, now)
             for identity in partitions
-            if identity in self.holdings and not self.holdings[identity].stream
+            if identity in self.holdings
+            and not self.holdings[identity].stream
+            and not self.holdings[identity].aside
         }
         return tuple(identity for identity, since in self._idle_since.items() if now - since >= _IDLE)
 
@@ -185,6 +228,8 @@ class Holdings:
         """The connection is gone, and everything with it."""
         self._over.add(who)
         lost, self.holdings = self.holdings, {}
+        self._guard = None
+        self.lanes.go_on()
         if self._scene.parts.forgets_loss:
             return
         for holding in lost.values():
@@ -206,10 +251,16 @@ class Holdings:
         message: Message = entry.body
         holding.tags += 1
         holding.positions[holding.tags] = entry.position
-        self.lanes.add(Item(holding.stream, holding.tags, self._keys[message.key], message))
+        item = Item(holding.stream, holding.tags, self._keys[message.key], message)
+        if not holding.proven:
+            holding.aside.append(item)
+            return
+        self.lanes.add(item)
         self._pump()
 
     def _pump(self) -> None:
+        if self._guard is not None and self._scene.world.now > self._guard.until:
+            self.lanes.halt()
         while (item := self.lanes.start()) is not None:
             self._begin(item)
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from partymq.client.guard import Guard
 from partymq.coordinator.pull_topology import agree, read_layout
 from partymq.errors import PartyMQError, UnknownMember
 from partymq.group.duties import Duties, GiveUp, Take
@@ -50,6 +51,7 @@ class Session:
     duties: Duties
     wire: Wire
     """Its `data`."""
+    guard: Guard
     layout: GroupLayout | None = None
     told: bool = False
     """Whether an assignment took it for a member."""
@@ -193,7 +195,9 @@ class PullMember(Process):
         voice_channel = voice.channel()
         voice_channel.confirms = False
         duties, wire = self._scene.parts.duties(), Wire(self.loop, data)
-        session = self.session = Session(who, control, data, voice_channel, duties, wire)
+        guard = self._scene.parts.guard(self._scene.settings.session_timeout, self.world.now)
+        session = self.session = Session(who, control, data, voice_channel, duties, wire, guard)
+        self.timer(guard.every, self._look_again, session)
         self._scene.who[data] = who
         broker.declare(control, durable=False, owner=data)
         broker.consume(
@@ -266,13 +270,37 @@ class PullMember(Process):
                 if answer is not None:
                     answer(status)
             case Assignment() as assignment:
+                self._see_gap(session)
                 if session.duties.take(assignment):
                     if assignment.standing is Standing.MEMBER:
                         session.told = True
+                        self._answered(session, assignment.answers)
                         if session.on_told is not None:
                             session.on_told()
                     self._work(session)
                     self._watch(session)
+
+    # -- the guard -----------------------------------------------------------------------------------------
+
+    def _look_again(self, session: Session) -> None:
+        if not session.over:
+            self._see_gap(session)
+            self.timer(session.guard.every, self._look_again, session)
+
+    def _see_gap(self, session: Session) -> None:
+        stood = session.guard.look(self.world.now)
+        if stood:
+            self.world.tell(session.who, "has stood still for %.2f s", stood)
+            self.holdings.heed()
+            if session.joined:
+                self._say_heartbeat(session, session.idle)
+
+    def _answered(self, session: Session, asked: float | None) -> None:
+        waited = session.guard.answered(asked, self.world.now)
+        if waited is not None:
+            self.world.tell(session.who, "goes on after %.2f s", waited)
+        if asked != 0:
+            self.holdings.heed()
 
     # -- joining and leaving -------------------------------------------------------------------------------
 
@@ -297,6 +325,7 @@ class PullMember(Process):
                 session.joined = True
                 session.duties.joined()
                 self._beat(session)
+                self._ask_again(session)
                 self._work(session)
             else:
                 self._end(session)
@@ -310,9 +339,16 @@ class PullMember(Process):
             self._say_heartbeat(session, self.holdings.idle(session.duties.retiring))
             self.timer(self._scene.settings.session_timeout / 3, self._beat, session)
 
+    def _ask_again(self, session: Session) -> None:
+        if not session.over and session.guard.asks:
+            self._say_heartbeat(session, session.idle)
+        if not session.over:
+            self.timer(_IDLE_LOOK, self._ask_again, session)
+
     def _say_heartbeat(self, session: Session, idle: tuple[int, ...]) -> None:
         duties, session.idle = session.duties, idle
-        beat = Heartbeat(self.member, duties.epoch, duties.generation, session.control, idle)
+        now = self.world.now
+        beat = Heartbeat(self.member, duties.epoch, duties.generation, session.control, idle, now)
         self._tell(session, beat)
 
     def _watch(self, session: Session) -> None:
@@ -362,13 +398,15 @@ class PullMember(Process):
     async def _gain(self, session: Session, partitions: dict[int, int]) -> None:
         def gained() -> None:
             session.duties.held(partitions)
+            if session.guard.asks and not session.over:
+                self._say_heartbeat(session, session.idle)
             self._stepped(session)
 
         await asyncio.sleep(self.world.lag())
         for identity in partitions:
             await self._know(session, layout_and_number(identity)[0])
         if not session.over:
-            self.holdings.gain(session.who, session.data, partitions, gained)
+            self.holdings.gain(session.who, session.data, partitions, session.guard, gained)
 
     async def _know(self, session: Session, number: int) -> None:
         """Read the group's settings again where a partition is of a layout that it does not know."""

@@ -22,9 +22,10 @@ class PullOracle(Oracle):
         self.slow = slow
         """Whether the broker may hold a message up for longer than a resize waits for it."""
         self.hung: set[str] = set()
-        """Processes that have, and may first go on with what they were told before: where a session timeout
-        is shorter than the broker's patience, and nobody coordinates just then, one at a time, in order, but
-        with a token from before."""
+        """Processes that have, and may stand in line with a token from before: they go on with what they were
+        told, but begin to handle nothing of it."""
+        self.hung_too_long: set[str] = set()
+        """Members that the broker gave up while they hung."""
         self.namesakes: set[str] = set()
         """Processes of one name at the same time, of which the later to join replaces the other. While that
         one does not know it, the broker may have it next in line: one at a time, in order, but with a token
@@ -36,7 +37,7 @@ class PullOracle(Oracle):
         It keeps that one waiting, so nothing is handled twice; but without a fault nobody should be there.
         """
         newest, holder = self._newest[partition]
-        if token < newest and not self._may_be_behind(who):
+        if token < newest and not self._may_be_behind(who) and _process(who) not in self.hung:
             self.fail("%s consumes %d with token %d; %s has %d", who, partition, token, holder, newest)
         if others and not self.faults:
             self.fail("%s consumes %d before %s has given it up", who, partition, holder)
@@ -68,11 +69,13 @@ class PullOracle(Oracle):
         self.begins(who, message)
 
     def _may_be_behind(self, who: str) -> bool:
-        return _process(who) in self.namesakes or _process(who) in self.hung
+        return _process(who) in self.namesakes
 
     def zombie_handles(self, who: str, message: Message, partition: int, token: int) -> None:
         """A member that the broker holds for dead does not know it yet."""
         newest, holder = self._newest[partition]
+        if who in self.hung_too_long:
+            self.fail("%s begins %s, when it has hung and does not know what it has missed", who, message)
         if token == newest and who != holder:
             self.fail("the zombie %s handles %s with the token of %s, %d", who, message, holder, token)
         if token > newest:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
+from partymq.client.guard import Guard
 from partymq.client.lanes import Lanes
 from partymq.client.sending import Sender
 from partymq.coordinator.pull import PullSettings
@@ -43,6 +44,7 @@ class PullParts:
     coordinator: Callable[[GroupState, Timing], Coordinator] = Coordinator
     assignments: Callable[[GroupState, int], Assignments] = Assignments
     duties: Callable[[], Duties] = Duties
+    guard: Callable[[float, float], Guard] = Guard
     lanes: Callable[[int], Lanes] = Lanes
     sender: type[Sender] = Sender
     resize: type[Resize] = Resize
@@ -54,6 +56,8 @@ class PullParts:
     """Goes on with its handlers on another connection as if nothing had happened."""
     resizes: bool = True
     """Whether the group is resized: schedules without that are shorter."""
+    hangs: bool = False
+    """Whether hardly anything else happens than that processes hang, several at once, and others die."""
     acts_before_saving: bool = False
     """This is one of the coordinator: others hear of a state that may be lost."""
 

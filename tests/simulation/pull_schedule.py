@@ -78,7 +78,7 @@ class PullSchedule(Course):
     def __init__(self, seed: int, parts: PullParts, *, telling: bool) -> None:
         super().__init__(seed, telling=telling)
         world, rng = self.world, self.rng
-        self.kind = rng.choices(("faults", "planned"), (3, 1))[0]
+        self.kind = "faults" if parts.hangs else rng.choices(("faults", "planned"), (3, 1))[0]
         self.partitions = rng.randint(1, 6)
         self.embedded = rng.random() < 0.7
         self.keys = [b"key-%d" % number for number in range(rng.randint(1, 10))]
@@ -96,7 +96,10 @@ class PullSchedule(Course):
             self.oracle,
             Election(world, broker, GroupState.new(self.partitions)),
             PullSettings(
-                GROUP, self.partitions, session_timeout=rng.choice((1.0, 3.0, 3.0)), rejoin_grace=grace
+                GROUP,
+                self.partitions,
+                session_timeout=1.0 if parts.hangs else rng.choice((1.0, 3.0, 3.0)),
+                rejoin_grace=0.0 if parts.hangs else grace,
             ),
             GroupLayout(self.partitions),
             parts,
@@ -211,7 +214,8 @@ class PullSchedule(Course):
             if rng.random() < 0.3:
                 world.after(when + rng.uniform(0, 0.6), self.unless_healed, rng.choice(actions))
         for _ in range(rng.randint(0, 6)):
-            sprung = actions if self.kind == "planned" or rng.random() < 0.5 else faults.of_coordinators()
+            anything = self.kind == "planned" or self.scene.parts.hangs or rng.random() < 0.5
+            sprung = actions if anything else faults.of_coordinators()
             moments = OF_RESIZES if resizes and rng.random() < 0.5 else TRAPPED
             self.traps.append((rng.choice(moments), rng.choice(sprung)))
         if resizes and rng.random() < 0.7:

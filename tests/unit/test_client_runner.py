@@ -6,6 +6,7 @@ import contextvars
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import partymq
 from partymq.client.consumer import Consumer
 from partymq.client.failure import RetryPolicy
+from partymq.client.guard import Guard
 from partymq.client.handlers import Handler
 from partymq.client.message import Delivery, Message
 from partymq.client.ownership import Owned
@@ -325,3 +327,116 @@ async def test_the_library_is_found_under_the_package():
     assert partymq.Message is Message
     with pytest.raises(AttributeError, match="Customer"):
         partymq.Customer  # noqa: B018
+
+
+async def test_nothing_is_started_while_the_guard_is_closed_and_what_has_ended_is_acknowledged():
+    seen: list[bytes] = []
+    go_on = asyncio.Event()
+
+    async def handle(message: Message) -> None:
+        seen.append(message.body)
+        await go_on.wait()
+
+    world = World(handle)
+    guard = Guard(9.0, monotonic())
+    world.runner.guarded(guard)
+    world.deliver("a", "a")
+    await until(lambda: seen)
+    guard.look(monotonic() + 4.0)
+    world.runner.heed()
+    go_on.set()
+    await until(lambda: world.acked.calls == [("upto", 1)])
+    assert seen == [b"a"]
+
+    guard.answered(monotonic() + 5.0, monotonic())
+    world.runner.heed()
+    await until(lambda: world.acked.calls == [("upto", 1), ("upto", 2)])
+
+
+async def test_a_handler_that_has_blocked_the_event_loop_is_the_last_one_of_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    now = 100.0
+    monkeypatch.setattr("partymq.client.runner.monotonic", lambda: now)
+    seen: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        nonlocal now
+        seen.append(message.body)
+        now += 4.0  # as if it had slept
+
+    world = World(handle)
+    world.runner.guarded(Guard(9.0, now))
+    world.deliver("a", "b", "c")
+    await until(lambda: world.acked.calls)
+    assert seen == [b"a"]
+    world.runner.guarded(None)
+    await until(lambda: len(seen) == 3)
+
+
+async def test_parked_messages_wait_while_the_guard_is_closed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("partymq.client.runner._HALTED", 0.005)
+    guard = Guard(9.0, monotonic())
+    seen: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        seen.append(message.body)
+        guard.look(monotonic() + 4.0)
+        world.runner.heed()
+
+    class Parked(dict[bytes, None]):
+        keys = ()
+
+        async def parked(self, key: bytes) -> list[Any]:
+            return [raw_message(b"1").raw, raw_message(b"2").raw]
+
+        async def remove(self, *_: Any, all_of_it: bool) -> None:
+            assert all_of_it
+
+    world = World(handle)
+    world.partition.prove()
+    world.runner.parking = Parked({b"k": None})  # type: ignore[assignment]
+    world.runner.guarded(guard)
+    world.runner.release(world.partition, b"k")
+    await until(lambda: seen)
+    await asyncio.sleep(0.02)
+    assert seen == [b"1"]
+    world.runner.guarded(None)
+    await until(lambda: world.runner.lanes.running == 0)
+    assert seen == [b"1", b"2"]
+
+
+async def test_what_is_delivered_of_a_partition_without_proof_waits_for_it():
+    seen: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        seen.append(message.body)
+
+    world = World(handle)
+    partition, raw = world.partition, raw_message(b"a").raw
+    receive = partition._receiver()
+    receive(raw.data, [(1, 0, raw.header_at, len(raw.data))])
+    world.runner.release(partition, b"k")
+    await asyncio.sleep(0.01)
+    assert seen == []
+    assert not partition.empty
+    partition.prove()
+    await until(lambda: seen == [b"a"] and world.runner.lanes.running == 0)
+    receive(raw.data, [(2, 0, raw.header_at, len(raw.data))])
+    await until(lambda: seen == [b"a", b"a"])
+
+
+async def test_what_waits_for_proof_is_not_started_when_the_partition_is_given_up_meanwhile():
+    seen: list[bytes] = []
+
+    async def handle(message: Message) -> None:
+        seen.append(message.body)
+
+    world = World(handle)
+    raw = raw_message(b"a").raw
+    world.partition._receiver()(raw.data, [(1, 0, raw.header_at, len(raw.data))])
+    world.partition.drop()
+    world.partition.prove()
+    await asyncio.sleep(0.01)
+    assert seen == []
+    assert len(world.runner.lanes) == 0

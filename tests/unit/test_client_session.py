@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any
 
 import pytest
 
+from partymq.client.guard import Guard
 from partymq.client.ownership import Ended, Gain
 from partymq.client.session import Session
 from partymq.errors import BrokerError, UnknownMember
 from partymq.group.layout import GroupLayout
-from partymq.group.wire import Assignment, Released, Standing
+from partymq.group.wire import Assignment, Heartbeat, Released, Standing
 
 
 class Commands:
@@ -35,6 +37,7 @@ class Slow:
         self.ending: dict[int, asyncio.Event] = {}
         self.gains: list[list[int]] = []
         self.owned: set[int] = set()
+        self.heeded = 0
 
     async def gained(self, gain: Gain) -> None:
         numbers = [owned.number for owned in gain.partitions]
@@ -56,6 +59,9 @@ class Slow:
 
         await asyncio.gather(*(end(number) for number in partitions))
 
+    def heed(self) -> None:
+        self.heeded += 1
+
     def lost(self, error: BrokerError) -> None: ...
 
 
@@ -65,8 +71,10 @@ class Member:
         self.commands = Commands()
         nothing: Any = None
         commands: Any = self.commands
-        self.session = Session("a", "g", nothing, GroupLayout(8), commands)
-        self.working = asyncio.create_task(self.session.work(self.owner))
+        guard = Guard(9.0, monotonic())
+        self.session = Session("a", "g", nothing, GroupLayout(8), commands, self.owner, guard)
+        self.session.joined = True
+        self.working = asyncio.create_task(self.session.work())
 
     def told(self, partitions: dict[int, int], revoke: dict[int, list[int]], **more: Any) -> None:
         self.session.hear(Assignment(1, 1, partitions=partitions, revoke=revoke, **more))
@@ -198,3 +206,49 @@ async def test_what_a_hook_raises_ends_the_work() -> None:
         a.told({0: 1}, {})
         with pytest.raises(ValueError, match="no table"):
             await asyncio.wait_for(a.working, 5)
+
+
+async def test_a_member_that_stood_still_asks_the_coordinator_before_it_goes_on() -> None:
+    async with member() as a:
+        guard = a.session.guard = Guard(9.0, monotonic() - 5.0)
+        a.told({0: 1}, {}, answers=0.0)
+        assert guard.closed
+        assert a.owner.heeded == 1, "it has closed"
+        (beat,) = [call for call in a.commands.said if isinstance(call, Heartbeat)]
+        a.told({0: 1}, {}, answers=beat.asked - 6.0)
+        assert guard.closed
+        a.told({0: 1}, {}, answers=beat.asked)
+        assert not guard.closed
+        assert a.owner.heeded == 3, "it has opened"
+
+
+async def test_a_refusal_does_not_let_a_member_go_on() -> None:
+    async with member() as a:
+        guard = a.session.guard = Guard(9.0, monotonic() - 5.0)
+        a.session.look()
+        a.told({}, {}, answers=monotonic(), standing=Standing.UNKNOWN)
+        assert guard.closed
+        with pytest.raises(UnknownMember):
+            await asyncio.wait_for(a.working, 5)
+
+
+async def test_who_stood_still_while_it_joined_asks_when_it_has_joined() -> None:
+    """A coordinator that does not know it yet would refuse it."""
+    async with member() as a:
+        a.session.joined = False
+        a.session.guard = Guard(9.0, monotonic() - 5.0)
+        a.session.look()
+        assert a.session.guard.asks
+        assert not a.commands.said
+
+
+async def test_a_partition_without_proof_has_the_coordinator_asked_at_once() -> None:
+    async with member() as a:
+
+        async def gained(gain: Gain) -> None:
+            assert gain.guard is a.session.guard
+            assert not gain.guard.prove(monotonic())
+
+        a.owner.gained = gained  # type: ignore[method-assign]
+        a.told({0: 1}, {}, answers=0.0)
+        await until(lambda: any(isinstance(call, Heartbeat) for call in a.commands.said))

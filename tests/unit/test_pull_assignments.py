@@ -18,8 +18,8 @@ def group(**states: MemberState) -> GroupState:
 def test_an_assignment_is_the_whole_truth_with_fencing_tokens() -> None:
     told = Assignments(group(a=MemberState.READY, b=MemberState.READY), epoch=7).all()
     assert told == {
-        "a": Assignment(7, 4, partitions={0: 3, 1: 4}, piecewise=True),
-        "b": Assignment(7, 4, piecewise=True),
+        "a": Assignment(7, 4, partitions={0: 3, 1: 4}, piecewise=True, answers=0.0),
+        "b": Assignment(7, 4, piecewise=True, answers=0.0),
     }
     assert decode_assignment(encode(told["a"])) == told["a"]
 
@@ -32,7 +32,7 @@ def test_who_has_no_control_queue_or_does_not_consume_is_not_told() -> None:
 def test_what_is_to_be_given_up_is_out_of_the_assignment_until_the_coordinator_has_decided() -> None:
     assignments = Assignments(group(a=MemberState.READY), 1)
     assert not assignments.take(Drain(9, "a", "q-a", [1]))
-    revoking = Assignment(1, 4, partitions={0: 3}, revoke={9: [1]}, piecewise=True)
+    revoking = Assignment(1, 4, partitions={0: 3}, revoke={9: [1]}, piecewise=True, answers=0.0)
     assert assignments.all()["a"] == revoking
 
     assert assignments.completes("a", 8) == []
@@ -47,7 +47,7 @@ def test_a_hand_over_that_is_cancelled_is_taken_back() -> None:
     assignments = Assignments(group(a=MemberState.READY), 1)
     assignments.take(Drain(9, "a", "q-a", [1]))
     assignments.take(Cancel(9))
-    assert assignments.all()["a"] == Assignment(1, 4, partitions={0: 3, 1: 4}, piecewise=True)
+    assert assignments.all()["a"] == Assignment(1, 4, partitions={0: 3, 1: 4}, piecewise=True, answers=0.0)
 
 
 def test_a_part_of_a_hand_over_goes_by_itself() -> None:
@@ -101,7 +101,7 @@ def test_what_has_begun_is_passed_over_until_it_is_done() -> None:
     duties = Duties()
     duties.take(Assignment(1, 1, partitions={0: 5, 1: 5}))
     duties.begun(Take({0: 5, 1: 5}))
-    duties.take(Assignment(1, 2, partitions={2: 6}, revoke={3: [0, 1]}, piecewise=True))
+    duties.take(Assignment(1, 2, partitions={2: 6}, revoke={3: [0, 1]}, piecewise=True, answers=0.0))
     assert duties.next() == Take({2: 6})
     duties.begun(Take({2: 6}))
     assert duties.next() is None

@@ -114,6 +114,15 @@ def test_a_member_that_is_heard_before_the_first_state_is_saved_is_not_refused()
     assert term.sent[-1][1].standing is Standing.UNKNOWN
 
 
+def test_a_heartbeat_is_answered_with_its_time_and_nothing_else_is() -> None:
+    term = Term()
+    assert {told.answers for _, told in term.sent} == {0.0}
+    term.submit(Command("", Heartbeat("b", EPOCH, 1, "q-b", asked=71.25)), lambda reply: None)
+    assert term.sent[-1] == ("q-b", Assignment(EPOCH, 1, piecewise=True, answers=71.25))
+    term.look()
+    assert {told.answers for _, told in term.sent[-2:]} == {0.0}
+
+
 @pytest.mark.parametrize(("members", "seconds"), [(2, 0.25), (100, 0.25), (250, 0.25), (2000, 2.0)])
 def test_members_are_looked_for_four_times_a_second_up_to_250_of_them(members: int, seconds: float) -> None:
     term = Term()
