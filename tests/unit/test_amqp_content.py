@@ -228,7 +228,7 @@ def test_headers_of_every_type_are_decoded_as_they_were_given() -> None:
 
 def test_content_that_cannot_be_encoded_is_a_value_error() -> None:
     for odd in (object(), 2**70, datetime(1960, 1, 1, tzinfo=UTC), {1: 2}, [float("nan")]):
-        with pytest.raises(ValueError, match="property|no number"):
+        with pytest.raises(ValueError, match=r"property|no number"):
             content.encode_content(1, b"", Basic.Properties(headers={"a": odd}))  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="4096"):
         content.encode_content(1, b"", Basic.Properties(headers={"a": "x" * 5000}), 4096)
