@@ -35,12 +35,9 @@ def with_connection(url: str, work: "Callable[[Connection], Awaitable[_ResultT]]
     return asyncio.run(run())
 
 
-def say_if_missing(url: str, group: str, queue: str) -> None:
-    """A line on standard error where the queue is not there: the group's name may be a wrong one."""
-    from partymq.amqp.looking import look_at
-
-    if with_connection(url, lambda connection: look_at(connection, queue)) is None:
-        typer.echo(f"there is no queue {queue}: is {group} the group's name?", err=True)
+def say_missing(group: str, queue: str) -> None:
+    """A line on standard error about a queue that is not there: the group's name may be a wrong one."""
+    typer.echo(f"there is no queue {queue}: is {group} the group's name?", err=True)
 
 
 def print_json(value: object) -> None:

@@ -16,7 +16,7 @@ async def ask_coordinator(connection: "Connection", group: str, timeout: float =
     not be asked, and `uncoordinated` says why. Raises BrokerError."""
     from uuid import uuid4
 
-    from partymq.amqp.looking import look_at
+    from partymq.amqp.queues import look_at
     from partymq.coordinator.commands import CommandClient
     from partymq.errors import BrokerError, NoCoordinator
     from partymq.group.names import coordinator_queue

@@ -1,6 +1,6 @@
 """`partymq dlq`: the dead letters of a group."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,9 +11,14 @@ from partymq.cli.brokers import (
     Url,
     print_json,
     print_table,
-    say_if_missing,
+    say_missing,
     with_connection,
 )
+
+if TYPE_CHECKING:
+    from partymq.amqp.connection import Connection
+    from partymq.amqp.topology import QueueInfo
+    from partymq.client.deadletters import DeadLetter
 
 app = typer.Typer(
     no_args_is_help=True, help="Messages that were given up: look at them, replay them, drop them."
@@ -31,20 +36,31 @@ def show_all(
     url: Url = DEFAULT_URL,
 ) -> None:
     """List the oldest dead letters; none of them is taken away."""
-    from partymq.client.deadletters import count, dead_letters
     from partymq.group.names import dead_letter_queue
 
-    total = with_connection(url, lambda connection: count(connection, dead_letter_queue(group)))
-    letters = with_connection(url, lambda connection: dead_letters(connection, group, limit))
+    queue, letters = with_connection(url, lambda connection: _oldest(connection, group, limit))
     told = [letter.describe() for letter in letters]
     if json:
         print_json(told)
         return
     if told:
         print_table(_COLUMNS, [[one[column] for column in _COLUMNS] for one in told])
+    total = queue.messages if queue is not None else 0
     typer.echo(f"{len(told)} of {max(total, len(told))} dead letters")
-    if not told:
-        say_if_missing(url, group, dead_letter_queue(group))
+    if queue is None:
+        say_missing(group, dead_letter_queue(group))
+
+
+async def _oldest(
+    connection: "Connection", group: str, limit: int
+) -> "tuple[QueueInfo | None, list[DeadLetter]]":
+    """What the broker says of the queue, and its oldest messages."""
+    from partymq.amqp.queues import look_at
+    from partymq.client.deadletters import dead_letters
+    from partymq.group.names import dead_letter_queue
+
+    queue = await look_at(connection, dead_letter_queue(group))
+    return queue, await dead_letters(connection, group, limit)
 
 
 @app.command()

@@ -117,7 +117,7 @@ async def _left(connection: "Connection", group: str, before: Any) -> tuple[int,
 
 async def _state(connection: "Connection", queue: str) -> "QueueInfo":
     """What is in a queue; nothing where it is gone."""
-    from partymq.amqp.looking import look_at
+    from partymq.amqp.queues import look_at
     from partymq.amqp.topology import QueueInfo
 
     return await look_at(connection, queue) or QueueInfo(queue, 0, 0)

@@ -12,12 +12,14 @@ from partymq.cli.brokers import (
     Url,
     print_json,
     print_table,
-    say_if_missing,
+    say_missing,
     with_connection,
 )
 
 if TYPE_CHECKING:
     from partymq.amqp.connection import Connection
+    from partymq.amqp.topology import QueueInfo
+    from partymq.client.deadletters import ParkedKey
 
 app = typer.Typer(no_args_is_help=True, help="Keys whose messages wait since one of them failed for good.")
 
@@ -27,10 +29,9 @@ _LOOK_AGAIN = 0.5
 @app.command("list")
 def show_all(group: Group, json: Json = False, url: Url = DEFAULT_URL) -> None:
     """List the parked keys."""
-    from partymq.client.deadletters import parked_keys
     from partymq.group.names import parked_queue
 
-    keys = with_connection(url, lambda connection: parked_keys(connection, group))
+    queue, keys = with_connection(url, lambda connection: _parked(connection, group))
     told = [{name: value for name, value in asdict(key).items() if name != "raw"} for key in keys]
     if json:
         print_json(told)
@@ -38,8 +39,18 @@ def show_all(group: Group, json: Json = False, url: Url = DEFAULT_URL) -> None:
     if told:
         print_table(list(told[0]), [list(one.values()) for one in told])
     typer.echo(f"parked keys: {len(told)}")
-    if not told:
-        say_if_missing(url, group, parked_queue(group))
+    if queue is None:
+        say_missing(group, parked_queue(group))
+
+
+async def _parked(connection: "Connection", group: str) -> "tuple[QueueInfo | None, list[ParkedKey]]":
+    """What the broker says of the queue, and its keys."""
+    from partymq.amqp.queues import look_at
+    from partymq.client.deadletters import parked_keys
+    from partymq.group.names import parked_queue
+
+    queue = await look_at(connection, parked_queue(group))
+    return queue, await parked_keys(connection, group)
 
 
 @app.command()

@@ -12,8 +12,8 @@ from typing import Any, Final
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Returned, Span, body_of, properties_of, publish_frame, with_channel
-from partymq.amqp.looking import look_at
 from partymq.amqp.publishing import Publishing
+from partymq.amqp.queues import look_at
 from partymq.client.failure import (
     ATTEMPTS_HEADER,
     ERROR_HEADER,

@@ -7,7 +7,7 @@ lease is lost, and lines up again.
 from collections.abc import Mapping
 
 from partymq.amqp.connection import Connection
-from partymq.amqp.looking import look_at
+from partymq.amqp.queues import look_at
 from partymq.config.settings import BrokerSettings, GroupSettings
 from partymq.coordinator.depths import QueueDepths
 from partymq.coordinator.lease import Lease, StateMessage

@@ -20,6 +20,7 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, decode
+from partymq.amqp.queues import arguments_of
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, LeaseLost, ProtocolError
 from partymq.group.names import state_queue
 from partymq.group.state import GroupState
@@ -171,13 +172,7 @@ class Lease:
             raise LeaseLost(str(self._lost.result()))
 
     async def _declare(self) -> int:
-        arguments: dict[str, str | bool | int] = {
-            "x-queue-type": self.queue_type,
-            "x-single-active-consumer": True,
-        }
-        if self.queue_type == "quorum":
-            # RabbitMQ 4 drops a message after 20 deliveries by default: that would be the state.
-            arguments["x-delivery-limit"] = 1_000_000
+        arguments = arguments_of(self.queue_type) | {"x-single-active-consumer": True}
         assert self._channel is not None
         try:
             found = await self._channel.declare_queue(self._queue, durable=True, arguments=arguments)

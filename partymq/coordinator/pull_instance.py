@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from partymq.amqp.connection import Connection
-from partymq.amqp.looking import look_at
+from partymq.amqp.queues import look_at
 from partymq.config.pull import PullGroupSettings
 from partymq.config.settings import BrokerSettings
 from partymq.coordinator.backlog import watch_backlog

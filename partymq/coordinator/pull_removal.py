@@ -4,7 +4,7 @@ from typing import Final
 
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Message, decode
-from partymq.amqp.looking import look_at
+from partymq.amqp.queues import look_at
 from partymq.coordinator.pull_topology import locked, write_layout
 from partymq.errors import ChannelClosed, ConfigError
 from partymq.group.layout import GroupLayout

@@ -16,6 +16,7 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Message
+from partymq.amqp.queues import arguments_of, declare_missing
 from partymq.coordinator.hash_ingress import PLUGINS, declare_ring, fill_ring, ring_type, turn_from
 from partymq.coordinator.router_lock import leave
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ConnectionLost
@@ -36,9 +37,6 @@ _NOT_FOUND: Final = 404
 _LOCKED: Final = 405
 _PRECONDITION_FAILED: Final = 406
 
-_DELIVERY_LIMIT: Final = 1_000_000
-"""RabbitMQ 4 drops a message of a quorum queue after 20 deliveries by default; and with a limit, what is
-given back keeps its place."""
 _WRITE_ANEW: Final = 100_000
 """Reads after which the settings message is written anew, long before the delivery limit drops it."""
 
@@ -167,7 +165,7 @@ async def declare(connection: Connection, group: str, layout: GroupLayout, *, ne
             await declare_ring(channel, group, layout, new=new)
         await channel.declare_exchange(write_exchange(group), "direct", durable=True)
         await channel.declare_exchange(own_exchange(group), "direct", durable=True)
-        arguments = _queue_arguments(layout.queue_type)
+        arguments = arguments_of(layout.queue_type)
         exclusive = arguments | {"x-single-active-consumer": True}
         # The calls are sent at once and answered in order.
         async with asyncio.timeout(_LOCK_WITHIN), asyncio.TaskGroup() as calls:
@@ -186,7 +184,8 @@ async def declare(connection: Connection, group: str, layout: GroupLayout, *, ne
     finally:
         await channel.close()
     for queue in (dead_letter_queue(group), parked_queue(group)):
-        await _declare_beside(connection, group, queue, arguments)
+        await declare_missing(connection, queue, arguments)
+        await _bind_to_own(connection, group, queue)
 
 
 async def declare_again(connection: Connection, group: str, layout: GroupLayout) -> None:
@@ -352,13 +351,6 @@ def _say_created(group: str, layout: GroupLayout, *, meant: bool) -> None:
         )
 
 
-def _queue_arguments(queue_type: str) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"x-queue-type": queue_type}
-    if queue_type == "quorum":
-        arguments["x-delivery-limit"] = _DELIVERY_LIMIT
-    return arguments
-
-
 async def _declare_partition(
     channel: Channel, group: str, layout: GroupLayout, partition: int, arguments: dict[str, Any]
 ) -> None:
@@ -369,18 +361,12 @@ async def _declare_partition(
     )
 
 
-async def _declare_beside(connection: Connection, group: str, queue: str, arguments: dict[str, Any]) -> None:
-    """A queue that is used as it is, where it is there."""
+async def _bind_to_own(connection: Connection, group: str, queue: str) -> None:
     channel = await connection.open_channel()
     try:
-        await channel.declare_queue(queue, passive=True)
-    except ChannelClosed as error:
-        if error.code != _NOT_FOUND:
-            raise
-        channel = await connection.open_channel()
-        await channel.declare_queue(queue, durable=True, arguments=arguments)
-    await channel.bind_queue(queue, own_exchange(group), queue)
-    await channel.close()
+        await channel.bind_queue(queue, own_exchange(group), queue)
+    finally:
+        await channel.close()
 
 
 def _translated(error: Exception, group: str) -> Exception:

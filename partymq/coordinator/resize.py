@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, Final
 
 from partymq.amqp.connection import Connection
-from partymq.amqp.looking import look_at
+from partymq.amqp.queues import look_at
 from partymq.coordinator.pull_removal import remove_before
 from partymq.coordinator.pull_topology import locked, read_layout, unbind
 from partymq.errors import ConfigError

@@ -4,6 +4,7 @@ from typing import Final
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
+from partymq.amqp.queues import arguments_of, declare_missing
 from partymq.config.group import CommonSettings
 from partymq.config.settings import GroupSettings
 from partymq.errors import BrokerError, ChannelClosed
@@ -15,10 +16,6 @@ _LOCKED: Final = 405
 """Exclusive to another connection."""
 _PRECONDITION_FAILED: Final = 406
 
-_DELIVERY_LIMIT: Final = 1_000_000
-"""Every end of a router session counts as a delivery of what was unacked. RabbitMQ 4 drops a message of a
-quorum queue after 20 by default; and with a limit, what is given back keeps its place."""
-
 _log = get_logger(__name__)
 
 
@@ -27,24 +24,21 @@ async def declare_write_exchange(connection: Connection, settings: GroupSettings
 
     Raises BrokerError.
     """
-    channel = await connection.open_channel()
-    channel = await _declare_exchange(connection, channel, settings.exchange)
-    await channel.close()
+    await _declare_exchange(connection, settings.exchange)
 
 
 async def prepare(connection: Connection, settings: GroupSettings) -> None:
     """Declare the write exchange, the dead-letter queue and, where the settings say so, the source.
 
     What stands already with other attributes is used as it is, with a warning. A source queue that PartyMQ is
-    not to declare is not touched. Raises ChannelClosed  and other
-    BrokerErrors.
+    not to declare is not touched. Raises BrokerError.
     """
+    own, dead_letters = own_exchange(settings.name), dead_letter_queue(settings.name)
+    await _declare_exchange(connection, settings.exchange)
+    await _declare_exchange(connection, own)
+    await declare_missing(connection, dead_letters, arguments_of("classic"))
     channel = await connection.open_channel()
     try:
-        channel = await _declare_exchange(connection, channel, settings.exchange)
-        own, dead_letters = own_exchange(settings.name), dead_letter_queue(settings.name)
-        channel = await _declare_exchange(connection, channel, own)
-        channel = await _declare_queue(connection, channel, dead_letters, "classic")
         await channel.bind_queue(dead_letters, own, dead_letters)
     finally:
         await channel.close()
@@ -55,11 +49,12 @@ async def prepare_source(connection: Connection, settings: CommonSettings) -> No
     """Declare and bind the source where the settings say so; see `prepare`. Raises BrokerError."""
     if not settings.declares_source:
         return
+    await declare_missing(connection, settings.source_queue, arguments_of(settings.source_queue_type))
+    if settings.source_exchange is None:
+        return
     channel = await connection.open_channel()
     try:
-        channel = await _declare_queue(connection, channel, settings.source_queue, settings.source_queue_type)
-        if settings.source_exchange is not None:
-            await _bind_source(channel, settings, settings.source_exchange)
+        await _bind_source(channel, settings, settings.source_exchange)
     finally:
         await channel.close()
 
@@ -89,10 +84,10 @@ async def unbind_member(connection: Connection, exchange: str, hostname: str, qu
         await channel.close()
 
 
-async def _declare_exchange(connection: Connection, channel: Channel, name: str) -> Channel:
+async def _declare_exchange(connection: Connection, name: str) -> None:
+    channel = await connection.open_channel()
     try:
         await channel.declare_exchange(name, "direct", durable=True)
-        return channel
     except ChannelClosed as error:
         if error.code != _PRECONDITION_FAILED:
             raise
@@ -102,20 +97,5 @@ async def _declare_exchange(connection: Connection, channel: Channel, name: str)
                 f" delete it, or name another in `exchange` ({error.text})"
             ) from error
         _log.warning("the exchange stands with other attributes; it is used as it is", reason=error.text)
-        return await connection.open_channel()
-
-
-async def _declare_queue(connection: Connection, channel: Channel, name: str, kind: str) -> Channel:
-    """Declare a durable queue unless there is one of that name."""
-    try:
-        await channel.declare_queue(name, passive=True)
-        return channel
-    except ChannelClosed as error:
-        if error.code != _NOT_FOUND:
-            raise
-    channel = await connection.open_channel()
-    arguments: dict[str, str | int] = {"x-queue-type": kind}
-    if kind == "quorum":
-        arguments["x-delivery-limit"] = _DELIVERY_LIMIT
-    await channel.declare_queue(name, durable=True, arguments=arguments)
-    return channel
+    finally:
+        await channel.close()

@@ -20,6 +20,7 @@ from typing import Final
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import Returned, Span
+from partymq.amqp.queues import declare_missing
 from partymq.amqp.url import BrokerUrl
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed
 from partymq.log import get_logger
@@ -41,8 +42,6 @@ _BLOCKED_TIMEOUT: Final = 1.0
 
 _LOOK: Final = 0.5
 """Seconds between two looks for messages held for too long."""
-
-_PRECONDITION_FAILED: Final = 406
 
 _log = get_logger(__name__)
 
@@ -105,7 +104,7 @@ class Session:
         name = f"partymq {settings.group} source"
         source = self._source = await connect(self._url, name=name, coalesce=COALESCE)
         if settings.key.missing == "reject":
-            await _declare_dead_letter_queue(source, settings.dead_letter_queue)
+            await self._declare_dead_letter_queue(source)
         publish = self.publish = await self.connection.open_channel()
         stream = self._stream = core.begin(
             publish.number, self.connection.username, self.connection.frame_max, source.frame_max, monotonic()
@@ -273,6 +272,13 @@ class Session:
 
     # Inside ------------------------------------------------------------------------------------------------
 
+    async def _declare_dead_letter_queue(self, connection: Connection) -> None:
+        queue = self._settings.dead_letter_queue
+        try:
+            await declare_missing(connection, queue)
+        except ChannelClosed as error:
+            raise BrokerError(_explained(f"dead-letter queue {queue!r}", error)) from error
+
     def _delivered(self, buf: bytes, spans: list[Span]) -> None:
         core, connection = self._core, self.connection
         now = monotonic()
@@ -291,16 +297,6 @@ class Session:
         self._core.outlet.choked = False
         self._core.go_on(monotonic())
         self.flush()
-
-
-async def _declare_dead_letter_queue(connection: Connection, queue: str) -> None:
-    channel = await connection.open_channel()
-    try:
-        await channel.declare_queue(queue, durable=True)
-        await channel.close()
-    except ChannelClosed as error:
-        if error.code != _PRECONDITION_FAILED:  # It stands with other arguments: used as it is.
-            raise BrokerError(_explained(f"dead-letter queue {queue!r}", error)) from error
 
 
 def _explained(what: str, error: ChannelClosed) -> str:
