@@ -232,12 +232,14 @@ class _Reader:
     def __init__(self) -> None:
         self._got: list[tuple[int, Raw]] = []
         self._more = asyncio.Event()
+        self._error: BrokerError | None = None
         self._ready = 0
         self._read = 0
 
     @classmethod
     async def start(cls, channel: Channel, queue: str) -> "_Reader":
         reader = cls()
+        channel.on_closed(reader._end)
         try:
             reader._ready = (await channel.declare_queue(queue, passive=True)).messages
             if reader._ready:
@@ -251,11 +253,14 @@ class _Reader:
         return reader
 
     async def next(self, most: int) -> list[tuple[int, Raw]]:
-        """So many more, or all that were there in the beginning."""
+        """So many more, or all that were there in the beginning; fewer where no more come in time. Raises
+        BrokerError."""
         wanted = min(most, self._ready - self._read)
         try:
             async with asyncio.timeout(_WITHIN):
                 while len(self._got) < wanted:
+                    if self._error is not None:
+                        raise self._error
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
@@ -267,6 +272,10 @@ class _Reader:
     def _receive(self, buf: bytes, spans: list[Span]) -> None:
         for tag, method_at, header_at, end in spans:
             self._got.append((tag, RawCopy(buf[method_at:end], header_at - method_at)))
+        self._more.set()
+
+    def _end(self, error: BrokerError) -> None:
+        self._error = error
         self._more.set()
 
 
