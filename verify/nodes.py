@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable
 from typing import Final
 
 from partymq.broker import PrivateNode
@@ -19,6 +20,8 @@ class NodeFaults(ServerFaults):
     def __init__(self, stage: Stage, chooser: random.Random, servers: list[Server]) -> None:
         super().__init__(stage, chooser, servers)
         self._away: PrivateNode | None = None
+        self.split: PrivateNode | None = None
+        """A node that may have another idea of what there is than the others."""
 
     def tick(self) -> None:
         """See `Schedule`. What follows from a node's absence comes at any moment of it."""
@@ -69,13 +72,29 @@ class NodeFaults(ServerFaults):
 
     def freeze_node_briefly(self) -> bool:
         """The other nodes do not notice it."""
-        return self._freeze(0.2, 0.7 * NET_TICKTIME)
+        return self._freeze(0.2, 0.7 * NET_TICKTIME, self._is_back)
 
     def freeze_node(self) -> bool:
-        """The other nodes take it for dead; when it goes on, it learns that it was in the minority."""
-        return self._freeze(1.3 * NET_TICKTIME, 2.5 * NET_TICKTIME)
+        """The other nodes take it for dead. When it goes on, the cluster is split: RabbitMQ (3.10) does not
+        put that right, so the node is started anew, as an operator has to."""
+        return self._freeze(1.3 * NET_TICKTIME, 2.5 * NET_TICKTIME, self._heal)
 
-    def _freeze(self, low: float, high: float) -> bool:
+    def _heal(self, node: PrivateNode) -> None:
+        self.split = node
+        self._later(0.0, 4.0, self._restart_split, self._stage.node)
+
+    def _restart_split(self) -> None:
+        node, self.split = self.split, None
+        if node is not None:
+            node.kill()
+            self._start_node(node)
+
+    def end_all(self) -> None:
+        """See `Schedule`."""
+        super().end_all()
+        self._restart_split()
+
+    def _freeze(self, low: float, high: float, then: Callable[[PrivateNode], None]) -> bool:
         node = self._quiet_node()
         if node is None:
             return False
@@ -86,7 +105,7 @@ class NodeFaults(ServerFaults):
         def thaw() -> None:
             self._stage.frozen = None
             node.thaw()
-            self._is_back(node)
+            then(node)
 
         seconds = self._later(low, high, thaw, self._stage.node)
         return self._tell(f"{self._which(node)} stands still for {seconds:.1f} s")

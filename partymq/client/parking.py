@@ -28,6 +28,7 @@ from partymq.client.failure import KEY_HEADER, PARTITION_HEADER
 from partymq.client.message import Raw, RawCopy
 from partymq.client.outlet import Outlet
 from partymq.client.ownership import Owned, Places
+from partymq.coordinator.pull_topology import read_layout
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed
 from partymq.group.key import HeaderKey
 from partymq.group.names import looked_through, parked_queue, release_queue
@@ -47,9 +48,9 @@ _NEXT_WITHIN: Final = 5.0
 _MOST_LOOKS: Final = 6
 """Times that a queue is looked through for what has to be seen whole."""
 _NOT_FOUND: Final = 404
+_PRECONDITION_FAILED: Final = 406
 _REQUEST_LIVES: Final = 60.0
 _UNUSED_LIVES: Final = 24 * 3600.0
-_RELEASE_ARGUMENTS: Final = {"x-expires": int(_UNUSED_LIVES * 1000)}
 
 
 class Parking:
@@ -187,9 +188,18 @@ async def ask_for_release(connection: Connection, group: str, key: str | bytes) 
     Without effect where no running member has parked that key within a minute. Whether it worked is seen in
     the parking queue. Raises BrokerError.
     """
+    layout = await read_layout(connection, group)
+    # A classic one would be away with its node.
+    kind = layout.queue_type if layout is not None else "classic"
+    arguments = {"x-queue-type": kind, "x-expires": int(_UNUSED_LIVES * 1000)}
     channel = await connection.open_channel()
     try:
-        await channel.declare_queue(release_queue(group), durable=True, arguments=_RELEASE_ARGUMENTS)
+        try:
+            await channel.declare_queue(release_queue(group), durable=True, arguments=arguments)
+        except ChannelClosed as error:
+            if error.code != _PRECONDITION_FAILED:
+                raise
+            channel = await connection.open_channel()  # One of the other type is as good.
         await channel.select_confirms()
         properties = Basic.Properties(
             headers={KEY_HEADER: bytearray(as_bytes(key))},

@@ -152,7 +152,7 @@ class PullFaults(NodeFaults):
 
     def resize(self) -> bool:
         """Refused while an earlier one is under way."""
-        if not self._group.broker_up:
+        if not self._group.broker_up or self.split is not None:
             return False
         partitions = self._random.choice((5, 8, 16, 24, 32))
         return self._group.resize(partitions) and self._tell(f"resize to {partitions} partitions")
