@@ -75,7 +75,7 @@ class Holdings:
             self._connection = self._runner.connection = gain.connection
             self._guard = gain.guard
             self._runner.guarded(gain.guard)
-            outlet = self._runner.outlet = Outlet(gain.connection, self._group)
+            outlet = self._runner.outlet = Outlet(gain.connection, self._group, gain.speak_on)
             parking = self._runner.parking = Parking(gain.connection, self._group, outlet)
             self._watching = self._task(self._watch(parking))
         else:

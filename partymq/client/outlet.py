@@ -23,10 +23,18 @@ class Outlet:
     """The group's dead-letter and parking queues, over one connection.
 
     Nothing is opened before the first message.
+
+    Args:
+        connection: that the messages were consumed on, so that the broker takes nothing more from a member
+            whose messages it has given to others. While the broker takes no messages nothing must be
+            published on it: the broker would not see the acks on it any more either.
+        speak_on: another one, which shows whether the broker takes messages. None: it is not looked.
     """
 
-    def __init__(self, connection: Connection, group: str) -> None:
+    def __init__(self, connection: Connection, group: str, speak_on: Connection | None = None) -> None:
         self._connection = connection
+        self._speak_on = speak_on
+        self._probe: Channel | None = None
         self._group = group
         self._exchange = own_exchange(group)
         self._opening = asyncio.Lock()
@@ -46,8 +54,9 @@ class Outlet:
         expires does so no more: the time is moved to a header.
 
         Raises BrokerError (it is not known then whether it is there), and ValueError where the message can't
-        be published at all.
+        be published at all. Waits for as long as the broker takes no messages.
         """
+        await self._until_taken()
         try:
             await self._publish(queue, raw, headers, needed)
         except Unroutable:  # With another channel the queues and their bindings are declared again.
@@ -84,6 +93,17 @@ class Outlet:
             raise
         except TimeoutError:
             raise CallTimeout(f"a message to {queue} was not confirmed in {_CONFIRMED_WITHIN:g} s") from None
+
+    async def _until_taken(self) -> None:
+        if self._speak_on is None:
+            return
+        async with self._opening:
+            probe = self._probe
+            if probe is None or probe.error is not None:
+                probe = self._probe = await self._speak_on.open_channel()
+                await probe.select_confirms()
+        # There is no queue of that name: it is confirmed, and goes nowhere.
+        await probe.publish("", "", b"", timeout=None)
 
     async def _open(self) -> tuple[Channel, Publishing]:
         channel = await self._connection.open_channel()

@@ -68,6 +68,7 @@ class Gain:
         places: says it where that is the broker's affair. Raises BrokerError.
         guard: says when handlers may be started, and of which partitions: until it has proof of one, its
             messages wait. None: always, of all.
+        speak_on: a connection that nothing is consumed on, which shows whether the broker takes messages.
     """
 
     connection: Connection
@@ -78,6 +79,7 @@ class Gain:
     computed: bool = False
     places: Places | None = None
     guard: Guard | None = None
+    speak_on: Connection | None = None
 
 
 class Owner(Protocol):

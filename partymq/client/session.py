@@ -185,6 +185,7 @@ class Session:
                     computed=resized and not hashed,
                     places=asked if resized and hashed else None,
                     guard=self.guard,
+                    speak_on=self.commands.speaking,
                 )
             )
         return gains

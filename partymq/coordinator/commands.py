@@ -116,6 +116,7 @@ class CommandClient:
 
     Attributes:
         control: name of the control queue; it is there for as long as the connection.
+        speaking: the connection that it sends on.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class CommandClient:
         speak_on: Connection | None = None,
     ) -> None:
         self._connection = connection
-        self._speaking = speak_on or connection
+        self.speaking = speak_on or connection
         self._queue = coordinator_queue(group)
         self.control = control_queue(group, uuid4().hex)
         self._timeout = timeout
@@ -142,7 +143,7 @@ class CommandClient:
     @property
     def blocked(self) -> str | None:
         """The broker's reason for taking no commands now; None where it does."""
-        return self._speaking.blocked
+        return self.speaking.blocked
 
     async def start(self) -> None:
         """Declare the queues and listen for answers. Raises BrokerError."""
@@ -152,8 +153,8 @@ class CommandClient:
         await channel.declare_queue(self.control, exclusive=True, auto_delete=True)
         await channel.consume(self.control, self._delivered, no_ack=True, on_cancel=channel.shut)
         channel.on_closed(self._closed)
-        self._speaking.on_blocked(self._blocked)
-        self._voice = channel if self._speaking is self._connection else await self._speaking.open_channel()
+        self.speaking.on_blocked(self._blocked)
+        self._voice = channel if self.speaking is self._connection else await self.speaking.open_channel()
         self._channel = channel
 
     async def call(self, request_id: str, call: Call) -> Reply:
@@ -166,7 +167,7 @@ class CommandClient:
             raise ConnectionLost(f"no connection to the broker: {channel and channel.error}")
         if voice is None or voice.error is not None:
             raise ConnectionLost(f"no connection to the broker: {voice and voice.error}")
-        blocked = self._speaking.blocked
+        blocked = self.speaking.blocked
         if blocked is not None:
             raise _taking_nothing(blocked)
         body = encode(Command(request_id, call))
@@ -178,7 +179,7 @@ class CommandClient:
             # A `ready` that is sent again could count for the next incarnation of a pod that died meanwhile.
             tries = 1 if isinstance(call, Ready) else 2
             for _ in range(tries):
-                _send(self._speaking, voice, self._queue, body, properties)
+                _send(self.speaking, voice, self._queue, body, properties)
                 done, _pending = await asyncio.wait([answer], timeout=self._timeout / tries)
                 if done:
                     return answer.result()
@@ -191,7 +192,7 @@ class CommandClient:
         """Send a call to which there is no answer, or another than a `Reply`."""
         if self._voice is not None:
             properties = Basic.Properties(expiration=str(int(self._timeout * 1000)))
-            _send(self._speaking, self._voice, self._queue, encode(Command("", call)), properties)
+            _send(self.speaking, self._voice, self._queue, encode(Command("", call)), properties)
 
     async def wait_closed(self) -> BrokerError:
         """Wait until it is of no use any more."""

@@ -20,6 +20,7 @@ class Commands:
     """What is said to the coordinator."""
 
     control = "q-a"
+    speaking = None
 
     def __init__(self) -> None:
         self.said: list[Any] = []
