@@ -67,6 +67,7 @@ async def test_what_is_acknowledged_message_by_message_does_not_come_again(
         Owned(0, "partition", 1), lanes, PropertyKey("message_id"), _MESSAGES, lambda: None, lambda *_: None
     )
     await partition.open(connection)
+    partition.prove()
     async with asyncio.timeout(30):
         while len(partition.stream) < _MESSAGES:
             await asyncio.sleep(0.01)
