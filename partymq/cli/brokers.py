@@ -1,12 +1,13 @@
 """What commands on a group need: where the broker is, and a connection for as long as the command runs."""
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from partymq.amqp.connection import Connection
+    from partymq.client.deadletters import DeadLetter
 
 _ResultT = TypeVar("_ResultT")
 
@@ -33,6 +34,27 @@ def with_connection(url: str, work: "Callable[[Connection], Awaitable[_ResultT]]
             await connection.close()
 
     return asyncio.run(run())
+
+
+def print_letter(letter: "DeadLetter") -> None:
+    """A message that was put away, for people: our headers, its own, its body."""
+    from partymq.client.deadletters import OURS
+
+    headers = letter.headers
+    for name in (*OURS, *(name for name in headers if name not in OURS)):
+        if name in headers:
+            typer.echo(f"{name}: {headers[name]}")
+    typer.echo(f"\n{body_text(letter)}")
+
+
+def letter_json(letter: "DeadLetter") -> dict[str, Any]:
+    """The same for machines."""
+    return {**letter.describe(), "headers": letter.headers, "body": body_text(letter)}
+
+
+def body_text(letter: "DeadLetter") -> str:
+    """Its body as text; what is none of it as `\\xff`."""
+    return letter.body.decode(errors="backslashreplace")
 
 
 def say_missing(group: str, queue: str) -> None:

@@ -9,7 +9,9 @@ from partymq.cli.brokers import (
     Group,
     Json,
     Url,
+    letter_json,
     print_json,
+    print_letter,
     print_table,
     say_missing,
     with_connection,
@@ -71,22 +73,17 @@ def show(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Show one dead letter: its headers, the traceback, its body."""
-    from partymq.client.deadletters import OURS, dead_letters
+    from partymq.client.deadletters import dead_letters
     from partymq.errors import ConfigError
 
     letters = with_connection(url, lambda connection: dead_letters(connection, group, place))
     if len(letters) < place:
         raise ConfigError(f"group {group} has {len(letters)} dead letters, not {place}")
     letter = letters[place - 1]
-    body = letter.body.decode(errors="backslashreplace")
     if json:
-        print_json({**letter.describe(), "headers": letter.headers, "body": body})
-        return
-    headers = letter.headers
-    for name in (*OURS, *(name for name in headers if name not in OURS)):
-        if name in headers:
-            typer.echo(f"{name}: {headers[name]}")
-    typer.echo(f"\n{body}")
+        print_json(letter_json(letter))
+    else:
+        print_letter(letter)
 
 
 @app.command()

@@ -31,8 +31,10 @@ def create(
 ) -> None:
     """Declare a group's queues and exchanges; nothing where it is there with these settings."""
     from partymq.coordinator.pull_topology import agree
+    from partymq.group.allowed import check_group
     from partymq.group.layout import key_rule
 
+    check_group(group)
     wish: dict[str, Any] = {"partitions": partitions, "queue_type": queue_type, "ingress": ingress}
     wish |= {"key": key_rule(key) if key is not None else None, "prefetch": prefetch}
     wish = {name: value for name, value in wish.items() if value is not None}

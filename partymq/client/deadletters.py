@@ -22,6 +22,7 @@ from partymq.client.failure import (
     TRACEBACK_HEADER,
 )
 from partymq.client.message import Raw, RawCopy
+from partymq.client.outlet import Outlet
 from partymq.client.parking import SEQUENCE_HEADER, header, sequence, sift
 from partymq.coordinator.pull_topology import finder, read_layout
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ProtocolError
@@ -216,6 +217,29 @@ async def parked_keys(connection: Connection, group: str) -> list[ParkedKey]:
         told = DeadLetter(0, min(raws, key=sequence)).describe()
         keys.append(ParkedKey(key, shown(key), told["partition"], len(raws), told["reason"], told["error"]))
     return keys
+
+
+async def parked_messages(connection: Connection, group: str, key: str) -> list[DeadLetter]:
+    """The parked messages of a key (as it is shown), in order, `place` from 1 on. Raises BrokerError."""
+    raws = await sift(
+        connection, parked_queue(group), lambda raw: shown(header(raw, KEY_HEADER) or b"") == key
+    )
+    return [DeadLetter(place, raw) for place, raw in enumerate(sorted(raws, key=sequence), 1)]
+
+
+async def pass_over(connection: Connection, group: str, parked: DeadLetter) -> None:
+    """Makes a dead letter of a parked message. Raises BrokerError; it may be both then.
+
+    Its key stays parked for its owner until its release is asked for, even if this was the last one.
+    """
+    await Outlet(connection, group).dead_letter(parked.raw, {})
+    key, number = header(parked.raw, KEY_HEADER), sequence(parked.raw)
+    await sift(
+        connection,
+        parked_queue(group),
+        lambda raw: header(raw, KEY_HEADER) == key and sequence(raw) == number,
+        remove=True,
+    )
 
 
 def shown(key: bytes) -> str:

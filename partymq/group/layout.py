@@ -249,4 +249,4 @@ def key_rule(text: str) -> KeyRule:
     try:
         return KeyRule(source, name) if name else KeyRule(source)  # type: ignore[arg-type]
     except ValueError as error:
-        raise ConfigError(f"key = {text!r}: {error}") from error
+        raise ConfigError(f"key = {text!r}: {error}; written as in header:customer") from error

@@ -103,6 +103,35 @@ def test_parked_keys_are_listed_and_one_that_is_not_parked_is_said(vhost: Vhost,
         command("parked", "release", GROUP, "a", "--wait", "0.6")
 
 
+def test_parked_messages_are_shown_and_the_first_one_is_passed_over(vhost: Vhost, command: Command) -> None:
+    command("group", "create", GROUP, "--partitions", "4", "--queue-type", "classic")
+    put(vhost, parked_queue(GROUP), ("a", b"3"), ("b", b"2"), ("a", b"1"))
+    shown = command("parked", "show", GROUP, "a")
+    assert (
+        shown.index("message 1 of 2")
+        < shown.index("\n1\n")
+        < shown.index("message 2 of 2")
+        < shown.index("\n3\n")
+    )
+    assert "x-partymq-error: ValueError: 1\n" in shown
+    assert [one["body"] for one in json.loads(command("parked", "show", GROUP, "a", "--json"))] == ["1", "3"]
+    for ask in ("show", "skip"):
+        with pytest.raises(ConfigError, match="not parked: z"):
+            command("parked", ask, GROUP, "z")
+    with pytest.raises(GroupError, match="still parked: a"):  # no member is running
+        command("parked", "skip", GROUP, "a", "--wait", "0.6")
+    assert [one["key"] for one in json.loads(command("parked", "list", GROUP, "--json"))] == ["a", "b"]
+    assert "b is released" in command("parked", "skip", GROUP, "b", "--wait", "0.6")
+    letters = json.loads(command("dlq", "list", GROUP, "--json"))
+    assert [(one["key"], one["error"]) for one in letters] == [("a", "ValueError: 1"), ("b", "ValueError: 2")]
+    assert [one["body"] for one in json.loads(command("parked", "show", GROUP, "a", "--json"))] == ["3"]
+
+
+def test_a_group_gets_no_name_that_members_could_not_use(command: Command) -> None:
+    with pytest.raises(ConfigError, match="group = 'a b': allowed are 1 to 100 letters"):
+        command("group", "create", "a b", "--partitions", "1")
+
+
 @pytest.mark.parametrize(("command_of", "queue"), [("dlq", "dead-letter"), ("parked", "parked")])
 def test_a_group_that_is_not_there_is_said(vhost: Vhost, command_of: str, queue: str) -> None:
     result = CliRunner().invoke(app, [command_of, "list", "ordesr", "--url", vhost.amqp_url])

@@ -273,6 +273,7 @@ def test_settings_of_a_group_are_read_as_they_were_written() -> None:
         ({"max_in_flight": 1.5}, "max_in_flight = 1.5: allowed are whole numbers, 1 and more"),
         ({"max_in_flight_bytes": 0}, "max_in_flight_bytes = 0: allowed are whole numbers, 1 and more"),
         ({"group": "a b"}, "group = 'a b': allowed are 1 to 100 letters"),
+        ({"key": "customer"}, "key source 'customer': .* written as in header:customer"),
         ({"key": 5}, "key = 5: allowed are texts such as"),
     ],
 )
