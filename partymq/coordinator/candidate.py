@@ -58,7 +58,12 @@ class Candidate:
         """
 
         def failed(error: BrokerError, pause: float) -> None:
-            _log.info("candidacy ended", group=self._settings.group, reason=str(error), retry_seconds=pause)
+            _log.info(
+                "candidacy ended",
+                group=self._settings.group,
+                reason=str(error),
+                retry_seconds=round(pause, 2),
+            )
 
         await again_and_again(self.stand, longest=_LONGEST_WAIT, failed=failed, final=(LoginRefused,))
 
