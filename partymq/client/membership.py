@@ -42,7 +42,7 @@ from partymq.errors import (
 )
 from partymq.group.allowed import check_number
 from partymq.group.layout import GroupLayout
-from partymq.group.wire import Assignment, Bind, MemberCall, Ready, Released, Status, Unbind
+from partymq.group.wire import Bind, MemberCall, Ready, Released, Status, Unbind
 from partymq.log import get_logger
 
 _CALL: Final = 2.0
@@ -178,12 +178,9 @@ class Membership:
             raise first_error(errors) from None
 
     async def _stand(self, layout: GroupLayout) -> None:
+        own = self._settings
         settings = PullSettings(
-            self._group,
-            layout.partitions,
-            self._settings.session_timeout,
-            self._settings.rejoin_grace,
-            layout.queue_type,
+            self._group, layout.partitions, own.session_timeout, own.rejoin_grace, layout.queue_type
         )
         self._candidate = Candidate(self._url, settings, self.name)
         try:
@@ -229,8 +226,7 @@ class Membership:
         # who send, and the acks of messages have to get through just then.
         voice: Connection | None = None
         working: asyncio.Task[None] | None = None
-        beating: asyncio.Task[None] | None = None
-        watching: asyncio.Task[None] | None = None
+        beside: list[asyncio.Task[None]] = []
         gone = asyncio.create_task(connection.wait_lost())
         try:
             voice = await connect(self._url, name=f"partymq {self._group} member {self.name} commands")
@@ -241,7 +237,7 @@ class Membership:
             stand(layout)
             session = self._new_session(connection, voice, layout, owner)
             await session.commands.start()
-            watching = asyncio.create_task(session.watch())
+            beside.append(asyncio.create_task(session.watch()))
             working = asyncio.create_task(self._join(session))
             await asyncio.wait({working, leaving, gone}, return_when=asyncio.FIRST_COMPLETED)
             if gone.done() or not working.done():
@@ -249,7 +245,7 @@ class Membership:
             working.result()
             self._session = session
             session.joined = True
-            beating = asyncio.create_task(self._beat(session, owner))
+            beside.append(asyncio.create_task(self._beat(session, owner)))
             working = asyncio.create_task(session.work())
             await asyncio.wait({working, leaving, gone}, return_when=asyncio.FIRST_COMPLETED)
             if leaving.done() and not gone.done() and not working.done():
@@ -262,7 +258,7 @@ class Membership:
             await connection.close()
         finally:
             self._session = None
-            ending = [task for task in (working, beating, watching, gone) if task is not None]
+            ending = [task for task in (working, *beside, gone) if task is not None]
             for task in ending:
                 task.cancel()
             connection.abort()
@@ -296,15 +292,12 @@ class Membership:
     def _new_session(
         self, connection: Connection, voice: Connection, layout: GroupLayout, owner: Owner
     ) -> Session:
-        def told(assignment: Assignment) -> None:
-            session.hear(assignment)
-
         commands = CommandClient(
             connection,
             self._group,
             timeout=_CALL,
             queue_type=layout.queue_type,
-            on_assignment=told,
+            on_assignment=lambda assignment: session.hear(assignment),
             speak_on=voice,
         )
         guard = Guard(self._settings.session_timeout, monotonic())

@@ -99,6 +99,11 @@ class Channel:
         self.on_return: Callable[[int], None] = lambda seq: None
         self.on_confirm: Callable[[int], None] = lambda seq: None
 
+    def stall(self, until: float) -> None:
+        """The network takes nothing any further before then."""
+        self.to_broker.stall(until)
+        self.to_client.stall(until)
+
     def publish(self, key: str | None, queue: str | None, body: Any, seq: int) -> None:
         """Publish to the exchange with a key, or to a queue."""
         self.to_broker.send(self.broker.land, self, key, queue, body, seq)
@@ -133,17 +138,25 @@ class Connection:
         self.process = process
         self.open = True
         self.channels: list[Channel] = []
+        self._stalled_until = 0.0
         self._on_lost = on_lost
         self._life = process.life
 
     def channel(self) -> Channel:
         """Open a channel; to no avail where the broker has closed the connection."""
         channel = Channel(self.broker, self)
+        channel.stall(self._stalled_until)
         if self.open:
             self.channels.append(channel)
         else:
             channel.open = channel.to_broker.open = channel.to_client.open = False
         return channel
+
+    def stall(self, until: float) -> None:
+        """The network takes nothing any further before then."""
+        self._stalled_until = until
+        for channel in self.channels:
+            channel.stall(until)
 
     def close(self) -> None:
         """Close in good order."""

@@ -64,6 +64,7 @@ class PullFaults:
             self._hang_member,
             self._hang_member,
             self._hang_and_replace,
+            self._hang_through_changes,
             self._hang_coordinator,
             self._kill_coordinator,
             self._kill_coordinator,
@@ -183,13 +184,16 @@ class PullFaults:
             self._hang(member, member.connections)
 
     def _hang_through_changes(self) -> None:
-        """A member hangs for about as long as the broker's patience lasts, others get what it had, and about
-        when it wakes they die, while nobody coordinates."""
+        """A member hangs, or its network does, for about as long as the broker is patient; others get what
+        it had, and die about when it wakes, while nobody coordinates."""
         member = self._some()
         if member is None:
             return
         duration = self.rng.choice((1.3, 1.6, 2.0, 2.5))
-        self._hang(member, member.connections, duration)
+        if self.rng.random() < 0.5:
+            self._hang(member, member.connections, duration)
+        else:
+            self._stall(member, duration)
 
         def others_die() -> None:
             for other in self.schedule.running:
@@ -203,6 +207,16 @@ class PullFaults:
         for when, what in ((0.05, unless_it_is_the_member), (0.1, others_die)):
             later = max(0.0, duration + self.rng.uniform(-when, when))
             self.world.after(later, self.schedule.unless_healed, what)
+
+    def _stall(self, member: PullMember, duration: float) -> None:
+        """Its network takes nothing any further; the process runs."""
+        self.world.tell(member.name, "has no network for %.1f s", duration)
+        self.schedule.oracle.hung.add(member.name)
+        for connection in member.connections():
+            connection.stall(self.world.now + duration)
+            patience = self.rng.uniform(*BROKER_PATIENCE)
+            if patience < duration:
+                self.world.after(patience, connection.cut, duration - patience)
 
     def _hang(
         self,

@@ -6,12 +6,10 @@ one to stand by on. The process can stop, and wake when the broker has given it 
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
-from partymq.client.guard import Guard
 from partymq.coordinator.pull_topology import agree, read_layout
 from partymq.errors import PartyMQError, UnknownMember
-from partymq.group.duties import Duties, GiveUp, Take
+from partymq.group.duties import GiveUp, Take
 from partymq.group.layout import GroupLayout
 from partymq.group.names import layout_and_number
 from partymq.group.wire import (
@@ -27,10 +25,11 @@ from partymq.group.wire import (
     Status,
     Unbind,
 )
-from tests.simulation.broker import Channel, Connection, Entry
+from tests.simulation.broker import Connection, Entry
 from tests.simulation.pull_holdings import Holdings, Work
 from tests.simulation.pull_loop import Loop
 from tests.simulation.pull_scene import CALL_TIMEOUT, COMMANDS, GROUP, Envelope, Scene
+from tests.simulation.pull_session import Session
 from tests.simulation.pull_term import Candidate
 from tests.simulation.pull_wire import Wire
 from tests.simulation.world import Process
@@ -38,34 +37,6 @@ from tests.simulation.world import Process
 _UNACKED = 1 << 30
 _IDLE_LOOK = 0.25
 _AnswerTo = Callable[[Status | None], None]
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """A member on one pair of connections."""
-
-    who: str
-    control: str
-    data: Connection
-    voice: Channel
-    duties: Duties
-    wire: Wire
-    """Its `data`."""
-    guard: Guard
-    layout: GroupLayout | None = None
-    told: bool = False
-    """Whether an assignment took it for a member."""
-    on_told: Callable[[], None] | None = None
-    """Called when the first one does, while it waits for the answer to `ready`."""
-    idle: tuple[int, ...] = ()
-    """What it has said to have nothing of."""
-    watching: bool = False
-    joined: bool = False
-    departed: bool = False
-    """Whether it has said its last word."""
-    telling: bool = False
-    """Whether it waits for the answer to its farewell."""
-    over: bool = False
 
 
 class PullMember(Process):
@@ -285,6 +256,7 @@ class PullMember(Process):
     def _look_again(self, session: Session) -> None:
         if not session.over:
             self._see_gap(session)
+            self._ask(session)
             self.timer(session.guard.every, self._look_again, session)
 
     def _see_gap(self, session: Session) -> None:
@@ -292,15 +264,15 @@ class PullMember(Process):
         if stood:
             self.world.tell(session.who, "has stood still for %.2f s", stood)
             self.holdings.heed()
-            if session.joined:
-                self._say_heartbeat(session, session.idle)
+
+    def _ask(self, session: Session) -> None:
+        if session.guard.asks and session.joined and not session.over:
+            self._say_heartbeat(session, session.idle)
 
     def _answered(self, session: Session, asked: float | None) -> None:
-        waited = session.guard.answered(asked, self.world.now)
-        if waited is not None:
-            self.world.tell(session.who, "goes on after %.2f s", waited)
-        if asked != 0:
-            self.holdings.heed()
+        if session.guard.answered(asked, self.world.now) is not None:
+            self.world.tell(session.who, "goes on")
+        self.holdings.heed()
 
     # -- joining and leaving -------------------------------------------------------------------------------
 
@@ -325,7 +297,6 @@ class PullMember(Process):
                 session.joined = True
                 session.duties.joined()
                 self._beat(session)
-                self._ask_again(session)
                 self._work(session)
             else:
                 self._end(session)
@@ -338,12 +309,6 @@ class PullMember(Process):
         if not session.over:
             self._say_heartbeat(session, self.holdings.idle(session.duties.retiring))
             self.timer(self._scene.settings.session_timeout / 3, self._beat, session)
-
-    def _ask_again(self, session: Session) -> None:
-        if not session.over and session.guard.asks:
-            self._say_heartbeat(session, session.idle)
-        if not session.over:
-            self.timer(_IDLE_LOOK, self._ask_again, session)
 
     def _say_heartbeat(self, session: Session, idle: tuple[int, ...]) -> None:
         duties, session.idle = session.duties, idle
@@ -398,8 +363,7 @@ class PullMember(Process):
     async def _gain(self, session: Session, partitions: dict[int, int]) -> None:
         def gained() -> None:
             session.duties.held(partitions)
-            if session.guard.asks and not session.over:
-                self._say_heartbeat(session, session.idle)
+            self._ask(session)
             self._stepped(session)
 
         await asyncio.sleep(self.world.lag())

@@ -2,8 +2,10 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
+from partymq.client.guard import Guard
 from partymq.client.lanes import Item, Lanes, State
 from partymq.group.assignments import Assignments
 from partymq.group.coordinator import Coordinator
@@ -116,16 +118,45 @@ class RetriesLater(Lanes):
         return True
 
 
+class NeverLooksBack(Guard):
+    """Does not notice that it stood still."""
+
+    def look(self, now: float) -> float:
+        super().look(now)
+        self.closed, self.until = False, inf
+        return 0.0
+
+
+class BelievesWhatItFinds(Guard):
+    """Takes what has lain in the socket for an answer."""
+
+    def answered(self, asked: float | None, now: float) -> float | None:
+        return super().answered(None, now)
+
+
+class NeedsNoProof(Guard):
+    """Handles what it is delivered of a new partition."""
+
+    def prove(self, since: float) -> bool:
+        return True
+
+
+class HasNoGuard(NeverLooksBack, NeedsNoProof):
+    """Goes on with what it was told."""
+
+
 _COORDINATORS = (KeepsTheToken, KeepsTheTokenOfTheNext, AssignsWithoutRevoking, NeverForgetsDead)
 _ASSIGNMENTS = (RevokesNothing, ForgetsHandoversDone, TakesAPartForTheWhole)
 _DUTIES = (BelievesOldEpochs, ReleasesAtOnce, ReleasesWhatIsGoing)
 _LANES = (StartsAfterDrop, OneLaneEach, RetriesLater)
+_GUARDS = (NeverLooksBack, BelievesWhatItFinds, NeedsNoProof, HasNoGuard)
 
 _MUTANTS: Mapping[str, PullParts] = {
     **{mutant.__name__: PullParts(coordinator=mutant) for mutant in _COORDINATORS},
     **{mutant.__name__: PullParts(assignments=mutant) for mutant in _ASSIGNMENTS},
     **{mutant.__name__: PullParts(duties=mutant) for mutant in _DUTIES},
     **{mutant.__name__: PullParts(lanes=mutant) for mutant in _LANES},
+    **{mutant.__name__: PullParts(guard=mutant, hangs=True) for mutant in _GUARDS},
     "ReleasesEarly": PullParts(releases_early=True),
     "AcksEarly": PullParts(acks_early=True),
     "ForgetsLoss": PullParts(forgets_loss=True),

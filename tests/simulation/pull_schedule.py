@@ -18,11 +18,12 @@ from tests.simulation.instance import Election
 from tests.simulation.message import Message
 from tests.simulation.pull_faults import PullFaults
 from tests.simulation.pull_holdings import Work
-from tests.simulation.pull_member import PullMember, Session
+from tests.simulation.pull_member import PullMember
 from tests.simulation.pull_operator import Operator
 from tests.simulation.pull_oracle import PullOracle
 from tests.simulation.pull_publisher import PullPublisher
 from tests.simulation.pull_scene import GROUP, PullParts, Scene
+from tests.simulation.pull_session import Session
 from tests.simulation.pull_term import Candidate, ModelTerm
 from tests.simulation.world import Process
 

@@ -125,6 +125,10 @@ class Pipe:
         call, args = self._calls.popleft()
         call(*args)
 
+    def stall(self, until: float) -> None:
+        """What is sent from now on arrives then, or later."""
+        self._last = max(self._last, until)
+
     def flush(self) -> None:
         """All of it arrives now."""
         while self._calls:
