@@ -31,7 +31,6 @@ _FRAME = struct.Struct(">BHI")
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
-_HEADER_START = struct.Struct(">HHQ")
 _ACK = struct.Struct(">BHIHHQBB")
 
 # From the header frame's first byte: frame header (7), class id, weight (4), body size (8), flags (2).

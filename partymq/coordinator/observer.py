@@ -152,10 +152,6 @@ class Observer:
             else None
         )
 
-    def depth_of(self, hostname: str) -> QueueDepth | None:
-        """The last depth seen of a member's queue."""
-        return self._latest.get(hostname)
-
     async def _watch_depths(self) -> None:
         consumers_at = 0.0
         while True:

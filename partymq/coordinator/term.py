@@ -281,7 +281,7 @@ class Term(Office):
                     self._leftovers[effect.leftover] = self._tasks.create_task(self._move(effect))
                 case ev.Fetch(number):
                     self._tell("fetching a leftover", number=number)
-                    router.fetch(number, leftover_queue(self._settings.name, number), "")
+                    router.fetch(number, leftover_queue(self._settings.name, number))
                 case ev.CancelFetch(number):
                     self._end_move(number)
                     router.cancel_fetch(number)
@@ -299,7 +299,7 @@ class Term(Office):
         """Log a step of a rebalance."""
         member = self.coordinator.state.members.get(hostname) if hostname is not None else None
         if member is not None:
-            more |= {"hostname": hostname, "state": member.state.value, "reason": member.reason.value}
+            more |= {"member": hostname, "state": member.state.value, "reason": member.reason.value}
         _log.info(what, group=self._settings.name, generation=self.coordinator.state.generation, **more)
 
     def _begin(self, number: int, prove: Callable[[], Awaitable[ev.Event]]) -> None:

@@ -163,8 +163,8 @@ class Core:
                 lane = route[partition]
                 if (
                     lane.room > 0
-                    and not buf[header_at + 20] & 0x10
-                    and not buf[method_at + 20 + buf[method_at + 11]] & 1
+                    and not buf[header_at + 20] & 0x10  # no user_id
+                    and not buf[method_at + 20 + buf[method_at + 11]] & 1  # not redelivered
                     and end - header_at <= limit
                 ):
                     lane.room -= 1

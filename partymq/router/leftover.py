@@ -231,6 +231,8 @@ class _Fetch:
                 publish.shut()
             source.abort()
             self._core.end_leftover()
+            if stream is not None:
+                session.forget(stream)
 
     async def _settle(self, stream: Stream, publish: Channel, consume: Channel) -> None:
         session = self._session

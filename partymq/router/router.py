@@ -175,7 +175,7 @@ class Router:
         """The member is no more; what it still owns has no owner."""
         self._core.traffic.forget(hostname, monotonic())
 
-    def fetch(self, number: int, queue: str, hostname: str) -> None:
+    def fetch(self, number: int, queue: str) -> None:
         """Fetch a leftover back, in order, to the owners of its partitions, ahead of what is held for them.
 
         Ends with the event `Fetched`. One under way with another number is given up first (what of it is
@@ -234,10 +234,6 @@ class Router:
     def statistics(self) -> Statistics:
         """The counters."""
         return self._core.statistics
-
-    def partition_counts(self) -> list[int]:
-        """Messages sent, by partition."""
-        return list(self._core.outlet.counts)
 
     def held_by_partition(self) -> dict[int, int]:
         """Messages held now, by partition; without those that hold none."""

@@ -30,8 +30,8 @@ from partymq.router.settings import RouterSettings
 from partymq.router.stream import Stream
 
 COALESCE: Final = 0.001
-TICK: Final = 0.05
-"""Seconds."""
+_TICK: Final = 0.05
+"""Both in seconds."""
 
 _PUBLISHING: Final = "publishing"
 _HELD: Final = "held"
@@ -146,7 +146,7 @@ class Session:
                 if core.oldest(now) > self._settings.max_hold:
                     self.finish(f"a message was held for {self._settings.max_hold:g} s")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK):
+                async with asyncio.timeout(_TICK):
                     await self._over.wait()
 
     def finish(self, why: str) -> None:
@@ -217,6 +217,10 @@ class Session:
         if connection is not None:
             connection.resume_reading(_PUBLISHING)
             connection.resume_reading(_HELD)
+
+    def forget(self, stream: Stream) -> None:
+        """The stream's channels are closed."""
+        self._ack_writers.pop(stream, None)
 
     def flush(self) -> None:
         """Write what the core has to say, and see to the rest of the consequences."""

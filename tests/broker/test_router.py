@@ -247,7 +247,6 @@ async def test_every_message_arrives_once_in_order_and_byte_for_byte(world: Worl
             assert partition_of(key, PARTITIONS) % 3 == position
     assert not sent
     assert world.router.statistics.messages == 20_000
-    assert sum(world.router.partition_counts()) == 20_000
 
 
 @pytest.mark.parametrize("size", [0, 1, 131_064, 131_065, 20 * 2**20])
@@ -422,9 +421,12 @@ async def test_a_leftover_is_fetched_in_order_ahead_of_what_is_newer(world: Worl
     await world.member("c")
     world.router.assign(moved, locked=True)
     await world.publish(3000, first=3000)
-    world.router.fetch(1, "queue-a", "a")
+    world.router.fetch(1, "queue-a")
     await until(lambda: bool(world.of(Fetched)))
     assert world.of(Fetched) == [Fetched(1)]
+    session = world.router._current
+    assert session is not None
+    assert len(session._ack_writers) == 1, "nothing is kept of the fetch, however long the session lasts"
     assert await world.count("queue-a") == 0
     assert world.router.statistics.fetched == counts[0]
     world.router.unlock(moved)
@@ -443,7 +445,7 @@ async def test_a_fetch_that_is_given_up_repeats_nothing(world: World) -> None:
     await world.member("b")
     world.router.pause("a")
     world.router.assign(dict.fromkeys(range(PARTITIONS), "b"), locked=True)
-    world.router.fetch(7, "queue-a", "a")
+    world.router.fetch(7, "queue-a")
     await world.counts("queue-b", total=100)
     world.router.cancel_fetch(7)
     await until(lambda: world.totals("queue-a")[1] == 0, what="nothing unacked")
@@ -451,9 +453,9 @@ async def test_a_fetch_that_is_given_up_repeats_nothing(world: World) -> None:
     assert left + done == 5000
     assert not world.of(Fetched)
     world.router.pause("b")
-    world.router.fetch(8, "queue-a", "a")
+    world.router.fetch(8, "queue-a")
     await asyncio.sleep(0.1)
-    world.router.fetch(9, "queue-a", "a")
+    world.router.fetch(9, "queue-a")
     world.router.resume("b")
     await until(lambda: bool(world.of(Fetched)))
     assert world.of(Fetched) == [Fetched(9)]
@@ -463,12 +465,12 @@ async def test_a_fetch_that_is_given_up_repeats_nothing(world: World) -> None:
 
 async def test_a_leftover_that_is_gone_or_consumed_by_somebody_else(world: World) -> None:
     await world.start("a")
-    world.router.fetch(1, "no-such-queue", "x")
+    world.router.fetch(1, "no-such-queue")
     await until(lambda: world.of(Fetched) == [Fetched(1)])
     await world.channel.declare_queue("busy")
     other = await world.control.open_channel()
     await other.consume("busy", lambda _, __: None)
-    world.router.fetch(2, "busy", "y")
+    world.router.fetch(2, "busy")
     await until(lambda: bool(world.of(FetchBlocked)))
     assert world.of(FetchBlocked)[0].number == 2
     await other.close()
@@ -484,7 +486,7 @@ async def test_a_fetch_survives_the_end_of_a_session(world: World, tcp_proxy: Tc
     await world.member("b")
     world.router.pause("a")
     world.router.assign(dict.fromkeys(range(PARTITIONS), "b"), locked=True)
-    world.router.fetch(1, "queue-a", "a")
+    world.router.fetch(1, "queue-a")
     await world.counts("queue-b", total=100)
     tcp_proxy.cut()
     await until(lambda: bool(world.of(Fetched)))
@@ -597,7 +599,7 @@ async def test_the_routing_key_as_key_survives_a_fetch(world: World) -> None:
     await world.member("b")
     await world.member("c")
     world.router.assign(owners, locked=True)
-    world.router.fetch(1, "queue-a", "a")
+    world.router.fetch(1, "queue-a")
     await until(lambda: bool(world.of(Fetched)))
     for hostname in "bc":
         messages = await world.take(f"queue-{hostname}", await world.count(f"queue-{hostname}"))
@@ -840,7 +842,7 @@ async def test_order_is_kept_while_partitions_move_members_die_and_connections_b
                 owners |= moves
                 router.assign(moves, locked=True)
                 leftovers += 1
-                router.fetch(leftovers, f"queue-{hostname}", hostname)
+                router.fetch(leftovers, f"queue-{hostname}")
                 if random.random() < 0.3:
                     tcp_proxy.cut()
                 await until(lambda: bool(world.of(Fetched)), what="fetched")
