@@ -26,7 +26,8 @@ _NUMBERS: Final = {
     "frame_max": (0, 0xFFFF_FFFF),
 }
 _OPTIONS: Final = (*_NUMBERS, *_TLS_OPTIONS, *_IGNORED)
-_HOSTS: Final = re.compile(r"//(?:[^/?#]*@)?([^/?#]*)")
+HOSTS: Final = re.compile(r"//(?:[^/?#]*@)?([^/?#]*)")
+"""The hosts of a URL, without the credentials."""
 Address = tuple[str, int]
 """Host and port."""
 
@@ -85,7 +86,7 @@ class BrokerUrl:
         auth_mechanism, which can only be `plain`.
         """
         given = text.strip()
-        found = _HOSTS.search(given)
+        found = HOSTS.search(given)
         begin, end = found.span(1) if found else (0, 0)
         try:
             # Not every version of Python takes commas beside brackets.

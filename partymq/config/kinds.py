@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
-from partymq.amqp.url import BrokerUrl
+from partymq.amqp.url import HOSTS, BrokerUrl
 from partymq.errors import ConfigError
 
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -259,7 +259,8 @@ class ManagementUrl:
     """Where the broker's management API is.
 
     Attributes:
-        base: scheme, host, port and path prefix without a slash at the end: `http://host:15672`.
+        base: scheme, host, port and path prefix without a slash at the end: `http://host:15672`. Of a cluster
+            it may have the addresses of several nodes: `http://host1:15672,host2:15672`.
         username: decoded.
         password: decoded; not shown by `repr`.
     """
@@ -293,17 +294,24 @@ class Management:
         text = text.strip()
         if text.lower() == "off":
             return None
+        found = HOSTS.search(text)
+        begin, end = found.span(1) if found else (0, 0)
         try:
-            parts = urlsplit(text)
-            port = parts.port
+            parts = urlsplit(text[:begin] + text[end:])
+            nodes = [urlsplit(f"//{node}") for node in text[begin:end].split(",")]
+            addresses = [(node.hostname, node.port) for node in nodes]
         except ValueError:
             raise ValueError(self.allowed) from None
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        if parts.scheme not in ("http", "https") or parts.query or parts.fragment:
             raise ValueError(self.allowed)
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        at = f"{host}:{port}" if port is not None else host
+        ats = []
+        for hostname, port in addresses:
+            if not hostname:
+                raise ValueError(self.allowed)
+            host = f"[{hostname}]" if ":" in hostname else hostname
+            ats.append(f"{host}:{port}" if port is not None else host)
         return ManagementUrl(
-            f"{parts.scheme}://{at}{parts.path.rstrip('/')}",
+            f"{parts.scheme}://{','.join(ats)}{parts.path.rstrip('/')}",
             unquote(parts.username or ""),
             unquote(parts.password or ""),
         )

@@ -49,7 +49,7 @@ class BrokerSettings:
         Management(),
         "The broker's management API, which tells what is ready and unacked in the members' queues and what "
         "they are called. `off`: do without; partitions then move only once they have been idle.",
-        derived="from the broker's URL: same host and credentials, http on port 15672; "
+        derived="from the broker's URL: same hosts and credentials, http on port 15672; "
         "for amqps https on 15671",
     )
     consumer_timeout: float = setting(
@@ -284,7 +284,8 @@ class Settings:
 
 
 def derived_management_url(url: BrokerUrl) -> ManagementUrl:
-    """The management API that a broker has by default."""
+    """The management API that a broker has by default, at all its nodes."""
     scheme, port = ("https", 15671) if url.tls else ("http", 15672)
-    host = f"[{url.host}]" if ":" in url.host else url.host
-    return ManagementUrl(f"{scheme}://{host}:{port}", url.username, url.password)
+    hosts = dict.fromkeys(f"[{node.host}]" if ":" in node.host else node.host for node in url.nodes())
+    at = ",".join(f"{host}:{port}" for host in hosts)
+    return ManagementUrl(f"{scheme}://{at}", url.username, url.password)

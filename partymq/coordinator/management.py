@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from partymq.amqp.url import HOSTS
 from partymq.errors import ManagementUnavailable
 
 _T = TypeVar("_T")
@@ -73,15 +74,16 @@ class Management:
     """A client of the management API of one virtual host. `close` it, or use it as a context manager.
 
     Args:
-        url: `http://user:password@host:15672`.
+        url: `http://user:password@host:15672`; of a cluster, `…@host1:15672,host2:15672`. A node is asked as
+            long as it answers, then the next one.
         virtual_host: the one all questions are about.
-        timeout: seconds for one answer.
+        timeout: seconds for one node's answer.
 
     All methods raise ManagementUnavailable when there is no answer in time or not the one hoped for.
     """
 
     def __init__(self, url: str, virtual_host: str, *, timeout: float = 3.0) -> None:
-        self._base = url.rstrip("/")
+        self._bases = _nodes(url.rstrip("/"))
         self._virtual_host = quote(virtual_host, safe="")
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._session: aiohttp.ClientSession | None = None
@@ -149,26 +151,46 @@ class Management:
         try:
             return decoder.decode(await self._get(path, missing))
         except msgspec.DecodeError as error:
-            raise ManagementUnavailable(f"{self._where()} is no management API: {error}") from error
+            raise ManagementUnavailable(f"{_shown(self._bases[0])} is no management API: {error}") from error
 
     async def _get(self, path: str, missing: bytes | None) -> bytes:
+        """Asks the nodes in turn until one answers, which is then the first."""
+        failures: list[str] = []
+        for base in self._bases:
+            try:
+                answer = await self._get_from(base, path, missing)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                failures.append(f"{_shown(base)} ({error or type(error).__name__})")
+            else:
+                self._bases = [base, *(other for other in self._bases if other != base)]
+                return answer
+        raise ManagementUnavailable(
+            f"no management API at {', '.join(failures)}:"
+            " enable the plugin rabbitmq_management, or name its address in `management_url`"
+        )
+
+    async def _get_from(self, base: str, path: str, missing: bytes | None) -> bytes:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout)
-        try:
-            async with self._session.get(URL(f"{self._base}/api/{path}", encoded=True)) as answer:
-                if answer.status == 404 and missing is not None:
-                    return missing
-                if answer.status != 200:
-                    raise ManagementUnavailable(
-                        f"the management API at {self._where()} answered {answer.status} {answer.reason}:"
-                        " a user with the tag `monitoring` (or `management` for its own queues) is needed"
-                    )
-                return await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ManagementUnavailable(
-                f"no management API at {self._where()} ({error or type(error).__name__}):"
-                " enable the plugin rabbitmq_management, or name its address in `management_url`"
-            ) from error
+        async with self._session.get(URL(f"{base}/api/{path}", encoded=True)) as answer:
+            if answer.status == 404 and missing is not None:
+                return missing
+            if answer.status != 200:
+                raise ManagementUnavailable(
+                    f"the management API at {_shown(base)} answered {answer.status} {answer.reason}:"
+                    " a user with the tag `monitoring` (or `management` for its own queues) is needed"
+                )
+            return await answer.read()
 
-    def _where(self) -> str:
-        return re.sub(r"//[^/@]*@", "//", self._base)
+
+def _shown(base: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", base)
+
+
+def _nodes(url: str) -> list[str]:
+    """A URL for each of the nodes that it names."""
+    found = HOSTS.search(url)
+    if found is None:
+        return [url]
+    begin, end = found.span(1)
+    return [f"{url[:begin]}{node}{url[end:]}" for node in url[begin:end].split(",")]

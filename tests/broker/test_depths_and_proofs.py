@@ -359,7 +359,7 @@ async def test_a_management_api_that_says_it_is_anothers_is_not_believed(
 
 
 async def test_a_management_api_that_is_away_leaves_us_blind_not_dead(setting: Setting) -> None:
-    away = Management("http://guest:guest@127.0.0.1:9", setting.vhost.name)
+    away = Management("http://guest:guest@127.0.0.1:9,127.0.0.1:10", setting.vhost.name)
     depths = QueueDepths(lambda: setting.connection, away)
     await setting.queue(2)
     assert depths.sighted
@@ -367,6 +367,17 @@ async def test_a_management_api_that_is_away_leaves_us_blind_not_dead(setting: S
     assert (depth.ready, depth.unacked, depth.consumers) == (2, None, 0)
     assert not depths.sighted
     assert await depths.bindings("e") is None
-    with pytest.raises(ManagementUnavailable, match=r"http://127.0.0.1:9 .*rabbitmq_management"):
+    with pytest.raises(
+        ManagementUnavailable, match=r"http://127.0.0.1:9 .*127.0.0.1:10 .*rabbitmq_management"
+    ):
         await away.queues(["q"])
     await away.close()
+
+
+async def test_of_several_nodes_one_that_answers_is_asked(setting: Setting) -> None:
+    several = setting.vhost.management_url.replace("@", "@127.0.0.1:9,127.0.0.1:10,")
+    await setting.queue(2)
+    async with Management(several, setting.vhost.name) as management:
+        for _ in range(2):
+            assert (await management.queues(["q"]))["q"].ready == 2
+        assert await management.bindings("e") is not None

@@ -103,6 +103,9 @@ def test_what_depends_on_other_settings_follows_them(tmp_path):
         ("amqp://u:p%2F@[::1]", "", "http://u:p%2F@[::1]:15672"),
         ("amqp://u:p@host", "https://mgmt.example/rabbit/", "https://u:p@mgmt.example/rabbit"),
         ("amqp://u:p@host", "http://a:b@mgmt:80", "http://a:b@mgmt:80"),
+        ("amqp://u:p@a:1,b,[::1]", "", "http://u:p@a:15672,b:15672,[::1]:15672"),
+        ("amqp://u:p@a:1,a:2", "", "http://u:p@a:15672"),
+        ("amqp://u:p@a", "https://x,y:81,[::2]:7/mq/", "https://u:p@x,y:81,[::2]:7/mq"),
     ],
 )
 def test_the_management_api_is_where_the_broker_is_unless_it_is_set(tmp_path, broker, management, expected):
