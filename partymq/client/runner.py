@@ -294,11 +294,14 @@ class Runner:
         try:
             if parking is not None and key is not None and key in parking:
                 waiting = await parking.parked(key)
-                for raw in waiting:
-                    if partition.side.dropped or not await self._handle_parked(partition, key, raw):
-                        break
-                    handled.append(raw)
-                await parking.remove(key, handled, all_of_it=len(handled) == len(waiting))
+                try:
+                    for raw in waiting:
+                        if partition.side.dropped or not await self._handle_parked(partition, key, raw):
+                            break
+                        handled.append(raw)
+                finally:
+                    # When it is cut short, too: what was handled is not to come again.
+                    await parking.remove(key, handled, all_of_it=len(handled) == len(waiting))
                 _log.info(
                     "a parked key was to be released",
                     group=self._group,
@@ -324,7 +327,9 @@ class Runner:
                 await self._handler.call(message)
                 self.handled += 1
                 return True
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and partition.lost.is_set():
+                    raise
                 delay = self._settings.retry.delay(attempt, random.random())
                 if isinstance(error, Undecodable) or delay is None:
                     _log.error(

@@ -406,6 +406,36 @@ async def test_parked_messages_wait_while_the_guard_is_closed(monkeypatch: pytes
     assert seen == [b"1", b"2"]
 
 
+async def test_what_was_handled_of_a_parked_key_is_removed_when_the_rest_is_cut_short():
+    seen: list[bytes] = []
+    removed: list[tuple[int, bool]] = []
+
+    async def handle(message: Message) -> None:
+        seen.append(message.body)
+        if message.body == b"1" and message.attempt == 1:
+            raise asyncio.CancelledError  # It waited for something that was cancelled: a failure like others.
+        if message.body == b"3":
+            await asyncio.sleep(60)
+
+    class Parked(dict[bytes, None]):
+        keys = ()
+
+        async def parked(self, key: bytes) -> list[Any]:
+            return [raw_message(body).raw for body in (b"1", b"2", b"3", b"4")]
+
+        async def remove(self, key: bytes, handled: list[Any], *, all_of_it: bool) -> None:
+            removed.append((len(handled), all_of_it))
+
+    world = World(handle)
+    world.partition.prove()
+    world.runner.parking = Parked({b"k": None})  # type: ignore[assignment]
+    world.runner.release(world.partition, b"k")
+    await until(lambda: seen == [b"1", b"1", b"2", b"3"])
+    world.runner.cut_short(world.partition)
+    await until(lambda: world.runner.lanes.running == 0)
+    assert removed == [(2, False)]
+
+
 async def test_what_is_delivered_of_a_partition_without_proof_waits_for_it():
     seen: list[bytes] = []
 
