@@ -47,7 +47,8 @@ class Outgoing:
     properties: Basic.Properties | None = None
 
 
-Message = Outgoing | tuple[Any, Key | None]
+Unsent = Outgoing | tuple[Any, Key | None]
+"""What `publish_many` takes: an `Outgoing`, or a tuple of a body and its key."""
 
 
 class Publisher:
@@ -177,7 +178,7 @@ class Publisher:
 
     async def publish_many(
         self,
-        messages: Iterable[Message] | AsyncIterable[Message],
+        messages: Iterable[Unsent] | AsyncIterable[Unsent],
     ) -> int:
         """Publishes messages (`Outgoing`, or `(body, key)`) as fast as the broker takes them; their number.
 
@@ -202,7 +203,7 @@ class Publisher:
             raise batch.error
         return batch.confirmed
 
-    async def _put_all(self, messages: Iterable[Message] | AsyncIterable[Message], batch: Batch) -> None:
+    async def _put_all(self, messages: Iterable[Unsent] | AsyncIterable[Unsent], batch: Batch) -> None:
         if isinstance(messages, AsyncIterable):
             async for message in messages:
                 self._put_of(message, batch)
@@ -245,7 +246,7 @@ class Publisher:
 
     # Sending --------------------------------------------------------------------------------------
 
-    def _put_of(self, message: Message, batch: Batch) -> None:
+    def _put_of(self, message: Unsent, batch: Batch) -> None:
         if isinstance(message, Outgoing):
             self._put(message.body, message.key, message.headers, message.properties, None, batch)
         elif isinstance(message, tuple) and len(message) == 2:

@@ -12,7 +12,7 @@ from pamqp.commands import Basic
 from partymq.amqp.url import BrokerUrl
 from partymq.client.encoding import Key
 from partymq.client.options import PublisherOptions
-from partymq.client.publisher import Message, Publisher
+from partymq.client.publisher import Publisher, Unsent
 from partymq.group.names import DEFAULT_GROUP
 
 _ResultT = TypeVar("_ResultT")
@@ -94,14 +94,14 @@ class SyncPublisher:
         """See `Publisher.publish`."""
         self._call(self._publisher.publish(body, key, headers=headers, properties=properties))
 
-    def publish_many(self, messages: Iterable[Message]) -> int:
+    def publish_many(self, messages: Iterable[Unsent]) -> int:
         """See `Publisher.publish_many`.
 
         The iterable is read in the calling thread, some thousand messages at a time; they are confirmed
         before the next ones are read.
         """
         count = 0
-        chunk: list[Message] = []
+        chunk: list[Unsent] = []
         for message in messages:
             chunk.append(message)
             if len(chunk) == _CHUNK:
