@@ -204,7 +204,7 @@ class Holdings:
         try:
             await partition.open(terms.connection)
         except BaseException:
-            self._runner.lose(partition)
+            self._lose([partition])
             raise
         if terms.guard is None:
             partition.prove()
@@ -254,12 +254,12 @@ class Holdings:
                     self._runner.release(partition, key)
 
     def _lose(self, partitions: Sequence[Partition]) -> None:
-        for partition in partitions:
+        had = [partition for partition in partitions if not partition.gone]
+        for partition in had:
             self._unproven.pop(partition, None)
             self._runner.lose(partition)
-        numbers = [partition.owned.number for partition in partitions]
-        if numbers:
-            self._task(self._tell_lost(numbers))
+        if had:
+            self._task(self._tell_lost([partition.owned.number for partition in had]))
 
     async def _tell_lost(self, numbers: Sequence[int]) -> None:
         async with self._hooking:
