@@ -8,15 +8,15 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Returned, body_of, publish_frame, with_channel
 from partymq.amqp.publishing import Publishing
+from partymq.amqp.queues import declare_missing
 from partymq.client.failure import ERROR_HEADER, TRACEBACK_HEADER
 from partymq.client.message import Raw
-from partymq.errors import CallTimeout, ChannelClosed, Unroutable
+from partymq.errors import CallTimeout, Unroutable
 from partymq.group.key import HeaderKey
 from partymq.group.names import dead_letter_queue, own_exchange, parked_queue
 from partymq.router.contents import GROUP_HEADER, Fitter, to_keep
 
 _CONFIRMED_WITHIN: Final = 30.0
-_NOT_FOUND: Final = 404
 
 
 class Outlet:
@@ -106,16 +106,12 @@ class Outlet:
         await probe.publish("", "", b"", timeout=None)
 
     async def _open(self) -> tuple[Channel, Publishing]:
+        queues = dead_letter_queue(self._group), parked_queue(self._group)
+        for queue in queues:
+            await declare_missing(self._connection, queue)
         channel = await self._connection.open_channel()
         await channel.declare_exchange(self._exchange, "direct", durable=True)
-        for queue in (dead_letter_queue(self._group), parked_queue(self._group)):
-            try:
-                await channel.declare_queue(queue, passive=True)
-            except ChannelClosed as error:
-                if error.code != _NOT_FOUND:
-                    raise
-                channel = await self._connection.open_channel()
-                await channel.declare_queue(queue, durable=True)
+        for queue in queues:
             await channel.bind_queue(queue, self._exchange, queue)
         publishing = Publishing()
         channel.on_closed(publishing.end)
