@@ -27,8 +27,9 @@ from partymq.client.session import Session, first_error
 from partymq.client.silence import Silence
 from partymq.coordinator.candidate import Candidate, heartbeat_for
 from partymq.coordinator.commands import CommandClient
+from partymq.coordinator.layout_store import read_layout
 from partymq.coordinator.pull import PullSettings
-from partymq.coordinator.pull_topology import agree, read_layout
+from partymq.coordinator.pull_topology import agree
 from partymq.coordinator.reconnect import Backoff
 from partymq.errors import (
     BrokerError,
@@ -92,9 +93,10 @@ class MembershipSettings:
         check_number("rejoin_grace", self.rejoin_grace, 0, 86_400, unit="s")
         if self.coordinator not in ("embedded", "server"):
             raise ConfigError(f"coordinator = {self.coordinator!r}: allowed are embedded and server")
-        name = self.name
-        if name is not None and not (isinstance(name, str) and 1 <= len(name) <= _LONGEST_NAME):
-            raise ConfigError(f"name = {name!r}: allowed is a text of 1 to {_LONGEST_NAME} characters")
+        if self.name is not None and not (
+            isinstance(self.name, str) and 1 <= len(self.name) <= _LONGEST_NAME
+        ):
+            raise ConfigError(f"name = {self.name!r}: allowed is a text of 1 to {_LONGEST_NAME} characters")
 
 
 class Membership:
@@ -162,7 +164,7 @@ class Membership:
     async def run(self, owner: Owner) -> None:
         """See `Ownership`. Raises ConfigError, too, when another process has taken the member's name, and
         what the owner's hooks raise."""
-        self._leaving.clear()
+        self._leaving = asyncio.Event()  # Another one, as it may be another event loop.
         try:
             async with asyncio.TaskGroup() as tasks:
                 candidacy: list[asyncio.Task[None]] = []

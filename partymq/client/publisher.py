@@ -100,6 +100,7 @@ class Publisher:
         self._sender = Sender(self._dial, group, wish, self._outbox)
         self._sweeper: asyncio.TimerHandle | None = None
         self._clock = time.monotonic
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<Publisher of group {self.group}: {len(self._outbox)} unconfirmed{self._sender.hindrance}>"
@@ -115,7 +116,8 @@ class Publisher:
             BrokerError: it can't be reached, or does not do what is asked.
             RuntimeError: it is open already.
         """
-        self._clock = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
         await self._sender.open()
         self._sweep()
 
@@ -169,10 +171,11 @@ class Publisher:
             Nacked: the broker has refused it several times, within some seconds.
             Unroutable: its queue is gone for good; the broker has not got it.
             ChannelClosed: the broker took offence at it, and has not got it.
+            RuntimeError: it was opened in another event loop.
             TypeError: it can't be encoded.
             ValueError: it can't be encoded.
         """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = self._here().create_future()
         self._put(body, key, headers, properties, future, None)
         await future
 
@@ -189,6 +192,7 @@ class Publisher:
         Args:
             messages: an iterable, async or not.
         """
+        self._here()
         batch = Batch()
         try:
             await self._put_all(messages, batch)
@@ -245,6 +249,15 @@ class Publisher:
         }
 
     # Sending --------------------------------------------------------------------------------------
+
+    def _here(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop and self._loop is not None:
+            raise RuntimeError(
+                "the publisher was opened in another event loop: open one in each, or use SyncPublisher, which"
+                " is for all threads"
+            )
+        return loop
 
     def _put_of(self, message: Unsent, batch: Batch) -> None:
         if isinstance(message, Outgoing):

@@ -1,5 +1,6 @@
 """What a publisher decides without a broker: bytes, order, confirms, returns, the group's settings."""
 
+import asyncio
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -314,3 +315,22 @@ def test_a_number_that_can_be_no_key_is_named() -> None:
 def test_settings_that_can_not_be_read_are_shown() -> None:
     with pytest.raises(ConfigError, match=r"can't be read: .*nonsense"):
         GroupLayout.decode(b"nonsense")
+
+
+async def test_a_publisher_is_for_the_event_loop_that_it_was_opened_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def connected(*_: object) -> None: ...
+
+    publisher = Publisher("amqp://localhost", group="g")
+    monkeypatch.setattr(publisher._sender, "open", connected)
+    await publisher.open()
+    publisher._sender.over = None
+
+    def elsewhere() -> None:
+        for call in (publisher.publish(b""), publisher.publish_many([(b"", "k")])):
+            with pytest.raises(RuntimeError, match="another event loop"):
+                asyncio.run(call)  # type: ignore[arg-type]
+
+    await asyncio.to_thread(elsewhere)
+    await publisher._end()

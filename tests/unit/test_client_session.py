@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from partymq.client.guard import Guard
+from partymq.client.membership import Membership
 from partymq.client.ownership import Ended, Gain
 from partymq.client.session import Session
 from partymq.errors import BrokerError, UnknownMember
@@ -253,3 +254,17 @@ async def test_a_partition_without_proof_has_the_coordinator_asked_at_once() -> 
         a.owner.gained = gained  # type: ignore[method-assign]
         a.told({0: 1}, {}, answers=0.0)
         await until(lambda: any(isinstance(call, Heartbeat) for call in a.commands.said))
+
+
+def test_a_membership_can_be_run_again_in_another_event_loop():
+    membership = Membership("amqp://127.0.0.1:1", "g")
+
+    async def run_for_a_moment() -> None:
+        running = asyncio.create_task(membership.run(Slow()))
+        done, _ = await asyncio.wait([running], timeout=0.1)
+        assert not done
+        membership.leave()
+        await running
+
+    for _ in range(2):
+        asyncio.run(run_for_a_moment())
