@@ -41,7 +41,7 @@ from partymq.errors import (
     NoCoordinator,
     UnknownMember,
 )
-from partymq.group.allowed import check_number
+from partymq.group.allowed import check_number, check_text
 from partymq.group.layout import GroupLayout
 from partymq.group.wire import Bind, MemberCall, Ready, Released, Status, Unbind
 from partymq.log import get_logger
@@ -93,10 +93,8 @@ class MembershipSettings:
         check_number("rejoin_grace", self.rejoin_grace, 0, 86_400, unit="s")
         if self.coordinator not in ("embedded", "server"):
             raise ConfigError(f"coordinator = {self.coordinator!r}: allowed are embedded and server")
-        if self.name is not None and not (
-            isinstance(self.name, str) and 1 <= len(self.name) <= _LONGEST_NAME
-        ):
-            raise ConfigError(f"name = {self.name!r}: allowed is a text of 1 to {_LONGEST_NAME} characters")
+        if self.name is not None:
+            check_text("name", self.name, _LONGEST_NAME)
 
 
 class Membership:
@@ -164,7 +162,7 @@ class Membership:
     async def run(self, owner: Owner) -> None:
         """See `Ownership`. Raises ConfigError, too, when another process has taken the member's name, and
         what the owner's hooks raise."""
-        self._leaving = asyncio.Event()  # Another one, as it may be another event loop.
+        self._leaving = asyncio.Event()  # For this event loop.
         try:
             async with asyncio.TaskGroup() as tasks:
                 candidacy: list[asyncio.Task[None]] = []

@@ -254,8 +254,8 @@ class Publisher:
         loop = asyncio.get_running_loop()
         if loop is not self._loop and self._loop is not None:
             raise RuntimeError(
-                "the publisher was opened in another event loop: open one in each, or use SyncPublisher, which"
-                " is for all threads"
+                "the publisher was opened in another event loop: open one in each, or use SyncPublisher,"
+                " which is for all threads"
             )
         return loop
 

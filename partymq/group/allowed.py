@@ -26,3 +26,9 @@ def check_number(
         unit = f" {unit}" if unit else ""
         kind = "whole numbers, " if whole else "numbers, "
         raise ConfigError(f"{name} = {value!r}: allowed are {kind}{allowed}{unit}")
+
+
+def check_text(name: str, value: Any, longest: int) -> None:
+    """Raises ConfigError where a setting is not a text of 1 to `longest` characters."""
+    if not isinstance(value, str) or not 1 <= len(value) <= longest:
+        raise ConfigError(f"{name} = {value!r}: allowed is a text of 1 to {longest} characters")
