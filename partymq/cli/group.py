@@ -89,7 +89,8 @@ async def _resize(
 ) -> None:
     import asyncio
 
-    from partymq.coordinator.pull_topology import read_layout, resize
+    from partymq.coordinator.layout_store import read_layout
+    from partymq.coordinator.pull_topology import resize
 
     present = await _layout(connection, group)
     layout = await resize(connection, group, partitions or present.partitions, prefetch)
@@ -183,7 +184,7 @@ async def _delete(connection: "Connection", group: str, force: bool) -> int:
 
 
 async def _layout(connection: "Connection", group: str) -> Any:
-    from partymq.coordinator.pull_topology import read_layout
+    from partymq.coordinator.layout_store import read_layout
     from partymq.errors import UnknownGroup
 
     layout = await read_layout(connection, group)

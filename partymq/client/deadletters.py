@@ -24,7 +24,8 @@ from partymq.client.failure import (
 from partymq.client.message import Raw, RawCopy
 from partymq.client.outlet import Outlet
 from partymq.client.parking import SEQUENCE_HEADER, header, sequence, sift
-from partymq.coordinator.pull_topology import finder, read_layout
+from partymq.coordinator.layout_store import read_layout
+from partymq.coordinator.pull_topology import finder
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ProtocolError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import dead_letter_queue, hash_exchange, parked_queue, write_exchange

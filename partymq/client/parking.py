@@ -28,7 +28,7 @@ from partymq.client.failure import KEY_HEADER, PARTITION_HEADER
 from partymq.client.message import Raw, RawCopy
 from partymq.client.outlet import Outlet
 from partymq.client.ownership import Owned, Places
-from partymq.coordinator.pull_topology import read_layout
+from partymq.coordinator.layout_store import read_layout
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed
 from partymq.group.key import HeaderKey
 from partymq.group.names import looked_through, parked_queue, release_queue

@@ -17,7 +17,8 @@ from partymq.client.encoding import Encoder
 from partymq.client.firsts import Firsts
 from partymq.client.outbox import Outbox
 from partymq.client.routes import Routes
-from partymq.coordinator.pull_topology import agree, declare_again, read_layout_since
+from partymq.coordinator.layout_store import read_layout_since
+from partymq.coordinator.pull_topology import agree, declare_again
 from partymq.errors import (
     BrokerError,
     ChannelClosed,

@@ -15,7 +15,8 @@ from partymq.client.guard import Guard
 from partymq.client.ownership import Gain, Owned, Owner
 from partymq.coordinator.commands import CommandClient
 from partymq.coordinator.hash_ingress import Placing
-from partymq.coordinator.pull_topology import finder, read_layout
+from partymq.coordinator.layout_store import read_layout
+from partymq.coordinator.pull_topology import finder
 from partymq.errors import ConfigError, UnknownMember
 from partymq.group.duties import Duties, GiveUp, Take
 from partymq.group.layout import GroupLayout

@@ -5,9 +5,9 @@ from typing import Final
 
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
+from partymq.coordinator.layout_store import read_layout
 from partymq.coordinator.lease import Lease, StateMessage
 from partymq.coordinator.pull import PullSettings, PullTerm
-from partymq.coordinator.pull_topology import read_layout
 from partymq.coordinator.reconnect import again_and_again
 from partymq.coordinator.statistics import GroupStatistics
 from partymq.errors import BrokerError, LoginRefused

@@ -20,7 +20,8 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.config.pull import PullGroupSettings
 from partymq.config.settings import BrokerSettings
-from partymq.coordinator.pull_topology import declare_again, locked, read_layout_since
+from partymq.coordinator.layout_store import locked, read_layout_since
+from partymq.coordinator.pull_topology import declare_again
 from partymq.coordinator.reconnect import Backoff, again_and_again
 from partymq.coordinator.router_lock import RouterLock
 from partymq.coordinator.settings import ingress_settings

@@ -15,9 +15,10 @@ from partymq.config.settings import BrokerSettings
 from partymq.coordinator.backlog import watch_backlog
 from partymq.coordinator.candidate import Candidate
 from partymq.coordinator.ingress import Ingress
+from partymq.coordinator.layout_store import read_layout
 from partymq.coordinator.participant import Participant, Work
 from partymq.coordinator.pull import PullSettings, PullTerm
-from partymq.coordinator.pull_topology import agree, read_layout
+from partymq.coordinator.pull_topology import agree
 from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import state_queue

@@ -5,7 +5,7 @@ from typing import Final
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Message, decode
 from partymq.amqp.queues import look_at
-from partymq.coordinator.pull_topology import locked, write_layout
+from partymq.coordinator.layout_store import locked, write_layout
 from partymq.errors import ChannelClosed, ConfigError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import (

@@ -1,23 +1,19 @@
-"""What a pull group has in the broker: its settings, a queue for each partition, the exchanges before them.
+"""What a pull group has in the broker: a queue for each partition, the exchanges before them, its settings.
 
-Whoever comes first creates it: everything is declared, then the settings are written; so where there are
-settings, there is all the rest. Who comes later reads the settings, and compares. Who writes holds a lock: a
-queue that is exclusive to one connection and goes with it.
+Whoever comes first creates it: everything is declared, then the settings are written (`layout_store`); so
+where there are settings, there is all the rest. Who comes later reads the settings, and compares.
 """
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
-
-from pamqp.commands import Basic
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
-from partymq.amqp.content import Message
 from partymq.amqp.queues import arguments_of, declare_missing
 from partymq.coordinator.hash_ingress import PLUGINS, declare_ring, fill_ring, ring_type, turn_from
+from partymq.coordinator.layout_store import locked, read_layout, write_layout
 from partymq.coordinator.router_lock import leave
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ConnectionLost
 from partymq.group.key import KeyFinder, make_finder
@@ -26,33 +22,16 @@ from partymq.group.names import (
     dead_letter_queue,
     own_exchange,
     parked_queue,
-    settings_lock,
     settings_queue,
     write_exchange,
 )
 from partymq.log import get_logger
 from partymq.router.contents import leftover_finder
 
-_NOT_FOUND: Final = 404
-_LOCKED: Final = 405
 _PRECONDITION_FAILED: Final = 406
 
-_WRITE_ANEW: Final = 100_000
-"""Reads after which the settings message is written anew, long before the delivery limit drops it."""
-
-_BETWEEN_LOOKS: Final = 0.02
-_LONGEST_BETWEEN: Final = 0.2
-_READ_WITHIN: Final = 30.0
-"""The settings are not there while somebody else reads them. So many seconds apart, more each time, are they
-looked for; and for so long, as a process that hangs while it has them keeps them until the broker gives its
-connection up."""
-_ALL_WITHIN: Final = 1.0
-"""Seconds in which whoever reads the settings gives them back, unless it hangs."""
-_LOOKS: Final = 5
-_BETWEEN_OLD: Final = 0.3
-"""So often, and so many seconds apart, are the settings looked at while they are older than they were."""
-_LOCK_WITHIN: Final = 120.0
-"""Seconds to wait for whoever writes the settings: declaring thousands of quorum queues takes its time."""
+_DECLARED_WITHIN: Final = 120.0
+"""Seconds: thousands of quorum queues take their time."""
 
 _log = get_logger(__name__)
 
@@ -87,70 +66,6 @@ async def agree(
     return found
 
 
-async def read_layout(connection: Connection, group: str, *, to_change: bool = False) -> GroupLayout | None:
-    """The group's layout, None where there is no such group.
-
-    Args:
-        to_change: the newest one for certain, which takes a second: who wrote it may have died before the
-            one before was dropped, and others may have either in their hands. Call it `locked` then.
-
-    Raises ConfigError; CallTimeout where the settings are not there for long although there is a place for
-    them; BrokerError.
-    """
-    channel = await connection.open_channel()
-    try:
-        messages = await _taken(channel, group)
-        if to_change:
-            clock = asyncio.get_running_loop().time
-            deadline = clock() + _ALL_WITHIN
-            while clock() < deadline:
-                await asyncio.sleep(_BETWEEN_LOOKS)
-                messages += await _all_of(channel, settings_queue(group))
-        return await _newest(connection, channel, group, messages)
-    except ChannelClosed as error:
-        if error.code != _NOT_FOUND:
-            raise
-    finally:
-        await channel.close()
-    return None
-
-
-async def read_layout_since(
-    connection: Connection, group: str, known: GroupLayout | None
-) -> GroupLayout | None:
-    """`read_layout` for who knew one already, and must not go back to an older one.
-
-    The older one can still be seen where whoever wrote the newer one died over it, and somebody else has
-    that in his hands. Seen for longer than that it is of a group that was made anew.
-    """
-    for look in range(_LOOKS):
-        if look:
-            await asyncio.sleep(_BETWEEN_OLD)
-        found = await read_layout(connection, group)
-        if found is None or known is None or found.version >= known.version:
-            break
-    return found
-
-
-async def write_layout(connection: Connection, group: str, layout: GroupLayout) -> None:
-    """Writes the settings in the place of those that are there. Call it `locked`. Raises BrokerError.
-
-    The older ones are in our hands meanwhile, so that nobody reads them when the new ones are there.
-    """
-    channel = await connection.open_channel()
-    try:
-        if layout.version > 1:
-            older = await _taken(channel, group)
-        else:
-            older = await _all_of(channel, settings_queue(group))
-        await channel.select_confirms()
-        await channel.publish("", settings_queue(group), layout.encode(), _PERSISTENT, mandatory=True)
-        for message in older:
-            channel.ack(message.tag)
-    finally:
-        await channel.close()
-
-
 async def declare(connection: Connection, group: str, layout: GroupLayout, *, new: bool = False) -> None:
     """Declares all that a layout needs, and binds it. Call it `locked`. What is there already stays.
 
@@ -168,7 +83,7 @@ async def declare(connection: Connection, group: str, layout: GroupLayout, *, ne
         arguments = arguments_of(layout.queue_type)
         exclusive = arguments | {"x-single-active-consumer": True}
         # The calls are sent at once and answered in order.
-        async with asyncio.timeout(_LOCK_WITHIN), asyncio.TaskGroup() as calls:
+        async with asyncio.timeout(_DECLARED_WITHIN), asyncio.TaskGroup() as calls:
             for partition in range(layout.partitions):
                 calls.create_task(_declare_partition(channel, group, layout, partition, exclusive))
         if layout.ingress == "hash-exchange":
@@ -180,7 +95,7 @@ async def declare(connection: Connection, group: str, layout: GroupLayout, *, ne
     except (ChannelClosed, ConnectionLost) as error:
         raise _translated(error, group) from error
     except TimeoutError:
-        raise CallTimeout(f"group {group}: its queues were not declared in {_LOCK_WITHIN:g} s") from None
+        raise CallTimeout(f"group {group}: its queues were not declared in {_DECLARED_WITHIN:g} s") from None
     finally:
         await channel.close()
     for queue in (dead_letter_queue(group), parked_queue(group)):
@@ -256,85 +171,12 @@ async def resize(
         return new
 
 
-@asynccontextmanager
-async def locked(connection: Connection, group: str) -> AsyncIterator[None]:
-    """Nobody else writes the group's settings or declares its queues meanwhile. Not twice on one connection.
-
-    Raises CallTimeout where it is not to be had in time; BrokerError.
-    """
-    name = settings_lock(group)
-    channel = await connection.open_channel()
-    try:
-        async with asyncio.timeout(_LOCK_WITHIN):
-            while True:
-                try:
-                    await channel.declare_queue(name, exclusive=True)
-                    break
-                except ChannelClosed as error:
-                    if error.code != _LOCKED:
-                        raise
-                await asyncio.sleep(random.uniform(0.02, 0.1))
-                channel = await connection.open_channel()
-    except TimeoutError:
-        raise CallTimeout(
-            f"group {group}: somebody else has been writing its settings for {_LOCK_WITHIN:g} s"
-            f" (the connection that owns the queue {name})"
-        ) from None
-    try:
-        yield
-    finally:
-        if connection.error is None:
-            # Its own channel, which nobody else can have closed.
-            await channel.delete_queue(name)
-            await channel.close()
-
-
 def finder(layout: GroupLayout) -> KeyFinder:
     """Finds the keys of the messages in a group's partitions."""
     return leftover_finder(layout.key) if layout.ingress == "router" else make_finder(layout.key)
 
 
 # Inside -----------------------------------------------------------------------------------------------
-
-_PERSISTENT: Final = Basic.Properties(content_type="application/json", delivery_mode=2)
-
-
-async def _all_of(channel: Channel, queue: str) -> list[Message]:
-    messages = []
-    while (message := await channel.get(queue)) is not None:
-        messages.append(message)
-    return messages
-
-
-async def _taken(channel: Channel, group: str) -> list[Message]:
-    """The settings, as soon as nobody else has them; the channel's end gives them back."""
-    clock = asyncio.get_running_loop().time
-    deadline, wait = clock() + _READ_WITHIN, _BETWEEN_LOOKS
-    while not (messages := await _all_of(channel, settings_queue(group))):
-        if clock() > deadline:
-            raise CallTimeout(f"group {group}: its settings were not to be had for {_READ_WITHIN:g} s")
-        await asyncio.sleep(wait * random.uniform(0.5, 1.5))
-        wait = min(1.5 * wait, _LONGEST_BETWEEN)
-    return messages
-
-
-async def _newest(
-    connection: Connection, channel: Channel, group: str, messages: list[Message]
-) -> GroupLayout:
-    """The settings that count; the others are dropped, and the one message goes back."""
-    layouts = [(GroupLayout.decode(message.body), message) for message in messages]
-    newest, kept = max(layouts, key=lambda one: (one[0].version, -one[1].tag))
-    reads = (kept.properties.headers or {}).get("x-delivery-count")
-    worn = isinstance(reads, int) and reads >= _WRITE_ANEW
-    if worn:
-        anew = await connection.open_channel()
-        await anew.select_confirms()
-        await anew.publish("", settings_queue(group), newest.encode(), _PERSISTENT, mandatory=True)
-        await anew.close()
-    for message in messages:
-        if message is not kept or worn:
-            channel.ack(message.tag)
-    return newest  # Closing the channel gives the one that is kept back.
 
 
 def _say_created(group: str, layout: GroupLayout, *, meant: bool) -> None:
@@ -355,9 +197,9 @@ async def _declare_partition(
     channel: Channel, group: str, layout: GroupLayout, partition: int, arguments: dict[str, Any]
 ) -> None:
     queue = layout.queue(group, partition)
-    await channel.declare_queue(queue, durable=True, arguments=arguments, timeout=_LOCK_WITHIN)
+    await channel.declare_queue(queue, durable=True, arguments=arguments, timeout=_DECLARED_WITHIN)
     await channel.bind_queue(
-        queue, write_exchange(group), layout.routing_key(partition), timeout=_LOCK_WITHIN
+        queue, write_exchange(group), layout.routing_key(partition), timeout=_DECLARED_WITHIN
     )
 
 

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from partymq.amqp.connection import Connection
 from partymq.amqp.queues import look_at
+from partymq.coordinator.layout_store import locked, read_layout
 from partymq.coordinator.pull_removal import remove_before
-from partymq.coordinator.pull_topology import locked, read_layout, unbind
+from partymq.coordinator.pull_topology import unbind
 from partymq.errors import ConfigError
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator

@@ -17,16 +17,9 @@ from partymq.broker import PrivateNode
 from partymq.client.deadletters import count
 from partymq.client.parking import ask_for_release
 from partymq.coordinator.hash_ingress import Placing, places
+from partymq.coordinator.layout_store import locked, read_layout, write_layout
 from partymq.coordinator.pull_removal import delete, remove_before
-from partymq.coordinator.pull_topology import (
-    agree,
-    declare,
-    locked,
-    read_layout,
-    resize,
-    unbind,
-    write_layout,
-)
+from partymq.coordinator.pull_topology import agree, declare, resize, unbind
 from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout, key_rule
 from partymq.group.names import hash_exchange, parked_queue, ring_exchange

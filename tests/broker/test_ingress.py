@@ -19,8 +19,9 @@ from partymq.client.deadletters import count, dead_letters, replay
 from partymq.config.pull import PullGroupSettings, PullKeySettings
 from partymq.config.settings import BrokerSettings
 from partymq.coordinator.ingress import Ingress
+from partymq.coordinator.layout_store import read_layout
 from partymq.coordinator.pull_removal import delete
-from partymq.coordinator.pull_topology import agree, read_layout, resize
+from partymq.coordinator.pull_topology import agree, resize
 from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout, key_rule
 from partymq.group.names import dead_letter_queue, write_exchange

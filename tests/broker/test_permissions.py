@@ -17,7 +17,8 @@ from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.cli import app
 from partymq.client.parking import sift
-from partymq.coordinator.pull_topology import agree, declare, locked
+from partymq.coordinator.layout_store import locked
+from partymq.coordinator.pull_topology import agree, declare
 from partymq.errors import ChannelClosed
 from partymq.group.names import looked_through, parked_queue, release_queue
 from tests.broker.test_pull_group import Start, start

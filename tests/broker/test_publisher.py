@@ -16,16 +16,9 @@ from partymq.amqp.content import Message, Span, decode
 from partymq.amqp.url import BrokerUrl
 from partymq.client.publisher import Outgoing, Publisher
 from partymq.client.sync import SyncPublisher
+from partymq.coordinator.layout_store import locked, read_layout, read_layout_since, write_layout
 from partymq.coordinator.pull_removal import delete
-from partymq.coordinator.pull_topology import (
-    agree,
-    declare,
-    locked,
-    read_layout,
-    read_layout_since,
-    unbind,
-    write_layout,
-)
+from partymq.coordinator.pull_topology import agree, declare, unbind
 from partymq.errors import CallTimeout, ConfigError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import settings_queue, write_exchange

@@ -15,9 +15,10 @@ from partymq.client.publisher import Publisher
 from partymq.config import BrokerSettings, GroupSettings, PullGroupSettings
 from partymq.coordinator import backlog
 from partymq.coordinator.instance import GroupInstance
+from partymq.coordinator.layout_store import read_layout
 from partymq.coordinator.pull_instance import PullInstance
 from partymq.coordinator.pull_removal import delete
-from partymq.coordinator.pull_topology import agree, read_layout, resize
+from partymq.coordinator.pull_topology import agree, resize
 from partymq.errors import BrokerError, ConfigError, NoCoordinator
 from tests.broker.pull_members import GROUP, PARTITIONS, WISH, Journal, Member, shared, until
 from tests.broker.tcp_proxy import TcpProxy

@@ -10,16 +10,9 @@ from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.client.deadletters import count
 from partymq.client.parking import ask_for_release
+from partymq.coordinator.layout_store import locked, read_layout, write_layout
 from partymq.coordinator.pull_removal import remove_before
-from partymq.coordinator.pull_topology import (
-    agree,
-    declare,
-    locked,
-    read_layout,
-    resize,
-    unbind,
-    write_layout,
-)
+from partymq.coordinator.pull_topology import agree, declare, resize, unbind
 from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import dead_letter_queue, parked_queue, settings_queue

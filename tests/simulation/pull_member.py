@@ -7,7 +7,8 @@ one to stand by on. The process can stop, and wake when the broker has given it 
 import asyncio
 from collections.abc import Callable, Collection
 
-from partymq.coordinator.pull_topology import agree, read_layout
+from partymq.coordinator.layout_store import read_layout
+from partymq.coordinator.pull_topology import agree
 from partymq.errors import PartyMQError, UnknownMember
 from partymq.group.duties import GiveUp, Take
 from partymq.group.layout import GroupLayout
