@@ -60,7 +60,8 @@ class ChannelClosed(BrokerError):
     """A channel is closed: by the broker, or by ourselves (then the code is 200).
 
     Attributes:
-        code: AMQP reply code, e.g. 404 (not found), 403 (access refused), 405 (resource locked), 406.
+        code: AMQP reply code, e.g. 404 (not found), 403 (access refused), 405 (resource locked), 406. For a
+            classic queue whose node is away it is 506 (resource error), where the broker says 404.
         text: the broker's own words.
     """
 

@@ -9,6 +9,7 @@ from partymq.broker import PrivateNode
 from verify.servers import Server, ServerFaults
 from verify.stage import NET_TICKTIME, Stage
 
+_LEARNT_WITHIN: Final = 2.0
 _EVERY: Final = 0.4
 _DOWN: Final = 15.0
 """Seconds for which a node is away, at most."""
@@ -40,6 +41,15 @@ class NodeFaults(ServerFaults):
         self._away = node
         self._disturbs()
 
+    def _end_node(self, end: Callable[[], None]) -> None:
+        """End a node. The others learn it at once; whoever is connected to it perhaps a little later, and is
+        held for dead meanwhile."""
+        since = time.monotonic()
+        end()
+        for pod in self._stage.pods:
+            if pod.runs:
+                pod.stops.append((since, since + _LEARNT_WITHIN))
+
     def _start_node(self, node: PrivateNode) -> None:
         node.start()
         self._is_back(node)
@@ -57,7 +67,7 @@ class NodeFaults(ServerFaults):
         if node is None:
             return False
         self._goes(node)
-        node.kill()
+        self._end_node(node.kill)
         seconds = self._later(0.0, _DOWN, lambda: self._start_node(node), self._stage.node)
         return self._tell(f"{self._which(node)} is killed, and started after {seconds:.1f} s")
 
@@ -66,7 +76,7 @@ class NodeFaults(ServerFaults):
         if node is None:
             return False
         self._goes(node)
-        node.stop()
+        self._end_node(node.stop)
         seconds = self._later(0.0, _DOWN, lambda: self._start_node(node), self._stage.node)
         return self._tell(f"{self._which(node)} is stopped in order, and started after {seconds:.1f} s")
 
@@ -86,7 +96,7 @@ class NodeFaults(ServerFaults):
     def _restart_split(self) -> None:
         node, self.split = self.split, None
         if node is not None:
-            node.kill()
+            self._end_node(node.kill)
             self._start_node(node)
 
     def end_all(self) -> None:

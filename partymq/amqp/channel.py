@@ -20,7 +20,7 @@ from pamqp.commands import Channel as Method
 from partymq.amqp import codec, content
 from partymq.amqp.calls import Calls
 from partymq.amqp.content import Message, Returned, Span
-from partymq.amqp.methods import encode_method, make
+from partymq.amqp.methods import encode_method, make, reason_of
 from partymq.amqp.publishing import Publishing
 from partymq.amqp.topology import Arguments, Topology
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed
@@ -266,7 +266,7 @@ class Channel(Topology):
         if isinstance(frame, Method.Close):
             self._connection.write(encode_method(self.number, Method.CloseOk()))
             self.release()
-            self.end(ChannelClosed(frame.reply_code or 0, frame.reply_text))
+            self.end(ChannelClosed(reason_of(frame), frame.reply_text))
         elif isinstance(frame, Method.CloseOk):
             if self.error is not None:
                 self.release()

@@ -27,6 +27,10 @@ _NOTHING: Final[dict[str, Any]] = {
     "table": {},
 }
 PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
+_NOT_FOUND: Final = 404
+_RESOURCE_ERROR: Final = 506
+_DOWN: Final = "is down or inaccessible"
+"""What the broker says of a queue whose node is away, with the code of one that does not exist."""
 
 
 def make(kind: type[_MethodT], **fields: Any) -> _MethodT:
@@ -74,3 +78,9 @@ def decode_method(payload: bytes) -> base.Frame:
     except (PAMQPException, ValueError, IndexError, OverflowError, OSError, struct.error) as error:
         raise ProtocolError(f"{method.name} can't be decoded: {error}") from error
     return method
+
+
+def reason_of(close: commands.Channel.Close) -> int:
+    """Why the broker closed a channel. Nobody is to take a queue that is away for one that is not there."""
+    code = close.reply_code or 0
+    return _RESOURCE_ERROR if code == _NOT_FOUND and _DOWN in (close.reply_text or "") else code

@@ -29,6 +29,7 @@ class Place:
         config = {f"{_FORMATION}.peer_discovery_backend": "classic_config"}
         for number, name in enumerate(self.names, 1):
             config[f"{_FORMATION}.classic_config.nodes.{number}"] = name
+        config["cluster_name"] = self.names[0]
         config["cluster_partition_handling"] = "pause_minority"
         return config
 

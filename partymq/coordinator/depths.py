@@ -21,6 +21,7 @@ from partymq.log import get_logger
 
 _NOT_FOUND: Final = 404
 _LOCKED: Final = 405
+_DOWN: Final = 506
 _COUNTED_ON: Final = 1.0
 _RETRY_MANAGEMENT: Final = 15.0
 """Seconds after which a management API that did not answer is tried again."""
@@ -174,7 +175,7 @@ class QueueDepths:
         if connection is None:
             return
         ours, theirs = connection.server_properties.get("cluster_name"), await management.cluster_name()
-        if ours and theirs and ours != theirs:
+        if ours and theirs and ours != theirs and not await management.has_node(ours):
             raise ManagementUnavailable(
                 f"the management API is that of the broker {theirs!r}, but this one is {ours!r}:"
                 " name the right one in `management_url`"
@@ -198,7 +199,7 @@ class QueueDepths:
         except ChannelClosed as error:
             if error.code == _NOT_FOUND:
                 return _GONE
-            if error.code == _LOCKED:
+            if error.code in (_LOCKED, _DOWN):
                 return QueueDepth(exists=True)
             raise
         return QueueDepth(exists=True, ready=found.messages, consumers=found.consumers)

@@ -60,12 +60,17 @@ class _Overview(msgspec.Struct):
     cluster_name: str = ""
 
 
+class _Node(msgspec.Struct):
+    name: str
+
+
 class _Exchange(msgspec.Struct):
     type: str = ""
 
 
 _PAGES = msgspec.json.Decoder(_Page)
 _OVERVIEWS = msgspec.json.Decoder(_Overview)
+_NODES = msgspec.json.Decoder(list[_Node])
 _EXCHANGES = msgspec.json.Decoder(_Exchange)
 _BINDINGS = msgspec.json.Decoder(list[_Binding])
 
@@ -103,6 +108,16 @@ class Management:
     async def cluster_name(self) -> str:
         """Which broker this is, as that also says on AMQP connections; empty where it does not say."""
         return (await self._read(_OVERVIEWS, "overview")).cluster_name
+
+    async def has_node(self, name: str) -> bool:
+        """Whether a cluster of that name may be this one, which was never given a name: then each of its
+        nodes has one of its own, made of the node's."""
+        made_of, _, at = name.partition("@")
+        for node in await self._read(_NODES, "nodes"):
+            own, _, host = node.name.partition("@")
+            if own == made_of and f"{at}.".startswith(f"{host}."):
+                return True
+        return False
 
     async def queues(self, names: Collection[str]) -> dict[str, ManagedQueue]:
         """The queues of these names that exist. Exact at once for classic queues."""

@@ -374,6 +374,15 @@ async def test_a_management_api_that_is_away_leaves_us_blind_not_dead(setting: S
     await away.close()
 
 
+async def test_a_node_of_a_cluster_without_a_name_is_known_by_its_own(vhost: Vhost) -> None:
+    async with Management(vhost.management_url, vhost.name) as management:
+        node = vhost.node.name
+        assert await management.has_node(node)
+        assert await management.has_node(f"{node}.example.com")
+        for other in (f"x{node}", f"{node}x", "rabbit@localhost"):
+            assert not await management.has_node(other)
+
+
 async def test_of_several_nodes_one_that_answers_is_asked(setting: Setting) -> None:
     several = setting.vhost.management_url.replace("@", "@127.0.0.1:9,127.0.0.1:10,")
     await setting.queue(2)

@@ -28,6 +28,23 @@ async def answered(peer: Peer) -> None:
 
 
 @both_loops
+async def test_a_queue_whose_node_is_away_is_not_taken_for_one_that_is_not_there() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.open_channel()
+        await peer.expect(Queue.Declare)
+        told = "NOT_FOUND - home node 'a@b' of durable queue 'q' in vhost '/' is down or inaccessible"
+        peer.send(1, Channel.Close(404, told, 50, 10))
+        await peer.expect(Channel.CloseOk)
+        await peer.until_closed()
+
+    async with connected(script) as connection:
+        channel = await connection.open_channel()
+        with pytest.raises(ChannelClosed, match="home node") as closed:
+            await channel.declare_queue("q", passive=True)
+        assert closed.value.code == 506
+
+
+@both_loops
 async def test_calls_need_not_wait_for_each_other() -> None:
     async with connected(answered) as connection:
         channel = await connection.open_channel()
