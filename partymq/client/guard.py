@@ -8,15 +8,15 @@ own clock, and the assignment that answers it gives that time back. Two things a
 
 *Standing still.* `look` is called again and again. More than a quarter of `session_timeout` between two looks
 is too long: the guard is closed, no handler is to be started, and the coordinator is asked. It opens with the
-answer to a question that was asked after that. Who stood still for less has missed one heartbeat at most (there
-are three in a `session_timeout`), and the broker has not missed two of its own: neither has given it up. Where
-nobody coordinates, it stays closed; members that never stood still go on with what they have.
+answer to a question that was asked after that. Who stood still for less has missed one heartbeat at most
+(there are three in a `session_timeout`), and the broker has not missed two of its own: neither has given it
+up. Where nobody coordinates, it stays closed; members that never stood still go on with what they have.
 
-*Proof.* Who is answered as a member is not given up for `session_timeout` from the question on (unless another
-process takes its name). A partition whose consumer the broker has known since before the end of that stands in
-the broker's line before every later owner's, which it keeps waiting. So no handler of it ever has a fencing token
-older than one that was seen, however long the member stands still after that, and whoever coordinates. Of what is
-consumed since later there is no proof, and its messages are to wait for the next answer.
+*Proof.* Who is answered as a member is not given up for `session_timeout` from the question on (unless
+another process takes its name). A partition whose consumer the broker has known since before the end of that
+stands in the broker's line before every later owner's, which it keeps waiting. So no handler of it ever has a
+fencing token older than one that was seen, however long the member stands still after that, and whoever
+coordinates. Of what is consumed since later there is no proof: its messages are to wait for the next answer.
 """
 
 from math import inf

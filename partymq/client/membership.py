@@ -364,7 +364,7 @@ class Membership:
                 silence.lasts("nobody coordinates the group", unheard)
             duties = session.duties
             idle = tuple(owner.idle(duties.retiring))
-            if monotonic() >= due or idle != told or session.guard.asks:
+            if monotonic() >= due or idle != told or session.wants_to_ask:
                 due, told = monotonic() + interval, idle
                 session.ask(idle)
             await asyncio.sleep(min(interval, _IDLE_LOOK))

@@ -79,6 +79,11 @@ class Session:
         if asked != 0:
             self.owner.heed()
 
+    @property
+    def wants_to_ask(self) -> bool:
+        """Whether the coordinator is to be asked, and the broker takes that: else it would pile up."""
+        return self.guard.asks and self.commands.blocked is None
+
     async def watch(self) -> None:
         """See again and again whether the event loop has stood still, until it is cancelled."""
         while True:
