@@ -93,10 +93,6 @@ class PublisherNotes:
         """Read what is new."""
         self.progress.extend(Progress(count, at) for count, at in _PUBLISHER.iter_unpack(self._file.more()))
 
-    def confirmed_by(self, at: int) -> int:
-        """How many messages were known to be in the broker at `at` (ns)."""
-        return max((step.confirmed for step in self.progress if step.at <= at), default=0)
-
 
 @dataclass(frozen=True, slots=True)
 class Delivery:

@@ -218,13 +218,3 @@ class GroupState(msgspec.Struct):
     def owned_by(self, hostname: str) -> list[int]:
         """Numbers of the partitions that the member owns."""
         return [number for number, partition in enumerate(self.partitions) if partition.owner == hostname]
-
-
-def encode_state(state: GroupState) -> bytes:
-    """The state as JSON."""
-    return msgspec.json.encode(state)
-
-
-def decode_state(payload: bytes) -> GroupState:
-    """Inverse of `encode_state`. Raises msgspec.DecodeError or msgspec.ValidationError."""
-    return msgspec.json.decode(payload, type=GroupState)

@@ -251,7 +251,6 @@ def test_the_publisher_publishes_persistent_keyed_messages_in_order_at_its_rate(
     notes = PublisherNotes(tmp_path / "notes")
     notes.refresh()
     assert notes.confirmed == 500
-    assert notes.confirmed_by(notes.progress[0].at - 1) == 0
     counts = [step.confirmed for step in notes.progress]
     assert counts == sorted(counts)
     for number in range(500):

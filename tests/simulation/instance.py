@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partymq.group.state import GroupState, decode_state, encode_state
+from partymq.group.state import GroupState
+from tests.saved_state import decode_state, encode_state
 from tests.simulation.broker import Broker, Channel, Connection
 from tests.simulation.world import Process, World
 

@@ -8,8 +8,9 @@ from partymq.amqp.content import Returned
 from partymq.coordinator.pull import PullTerm
 from partymq.errors import PartyMQError
 from partymq.group import events as ev
-from partymq.group.state import GroupState, decode_state, encode_state
+from partymq.group.state import GroupState
 from partymq.group.wire import Assignment, Reply
+from tests.saved_state import decode_state, encode_state
 from tests.simulation.broker import Connection, Entry, Refused
 from tests.simulation.pull_loop import Loop
 from tests.simulation.pull_scene import COMMANDS, GROUP, Envelope, Scene

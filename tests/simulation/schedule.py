@@ -11,8 +11,9 @@ from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.membership import Timing
 from partymq.group.names import DEFAULT_GROUP, leftover_queue
-from partymq.group.state import GroupState, MemberState, decode_state
+from partymq.group.state import GroupState, MemberState
 from partymq.group.wire import MemberCall, Status
+from tests.saved_state import decode_state
 from tests.simulation.broker import Broker
 from tests.simulation.course import Course, Result, not_balanced
 from tests.simulation.faults import TRAPPED, Faults

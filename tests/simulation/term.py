@@ -7,8 +7,9 @@ from functools import partial
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.names import DEFAULT_GROUP, leftover_queue, member_key
-from partymq.group.state import GroupState, Member, MemberState, encode_state
+from partymq.group.state import GroupState, Member, MemberState
 from partymq.group.wire import MemberCall, Ready, Status
+from tests.saved_state import encode_state
 from tests.simulation.broker import Broker
 from tests.simulation.instance import Instance
 from tests.simulation.management import Management

@@ -5,8 +5,9 @@ from textwrap import dedent
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.membership import Timing
-from partymq.group.state import GroupState, SetAside, decode_state, encode_state
+from partymq.group.state import GroupState, SetAside
 from partymq.group.wire import Bind, Heartbeat, MemberCall, Ready, Status, Unbind
+from tests.saved_state import decode_state, encode_state
 
 TIMING = Timing(expires_after=30.0, pending_expires_after=20.0)
 

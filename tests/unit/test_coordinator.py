@@ -5,8 +5,9 @@ from coordinator_story import TIMING, Story, pair, with_leftover
 
 from partymq.group import events as ev
 from partymq.group.membership import Timing
-from partymq.group.state import MemberState, SetAside, encode_state
+from partymq.group.state import MemberState, SetAside
 from partymq.group.wire import Status
+from tests.saved_state import encode_state
 
 
 def test_the_first_member_gets_everything_and_the_second_its_share_when_the_first_has_drained() -> None:

@@ -3,7 +3,7 @@
 from coordinator_story import Story, pair, with_leftover
 
 from partymq.group import events as ev
-from partymq.group.state import encode_state
+from tests.saved_state import encode_state
 
 
 def test_after_a_failover_everything_stands_as_it_was() -> None:

@@ -14,8 +14,9 @@ from partymq.group.layout import GroupLayout
 from partymq.group.membership import Timing
 from partymq.group.names import layout_and_number, partition_id
 from partymq.group.partitioner import partition_of
-from partymq.group.state import GroupState, MemberState, decode_state, encode_state
+from partymq.group.state import GroupState, MemberState
 from partymq.group.wire import Bind, Ready, Unbind
+from tests.saved_state import decode_state, encode_state
 
 
 class Group:
