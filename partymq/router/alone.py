@@ -92,6 +92,10 @@ async def consume_alone(
             if error.code != _REFUSED or not exclusive or looks > _LOOKS_LEAVING:
                 raise
             exclusive = False
+        except BaseException:
+            # At once: what came already would be given back message by message, and change places.
+            channel.shut()
+            raise
 
 
 async def closed(channel: Channel) -> None:

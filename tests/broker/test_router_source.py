@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from partymq.amqp.connection import connect
+from partymq.router.alone import consume_alone
 from partymq.router.events import SessionEnded
 from tests.broker.tcp_proxy import TcpProxy
 from tests.broker.test_router import PARTITIONS, SOURCE, World, assert_ordered, numbers, routing_in, until
@@ -46,6 +47,26 @@ async def test_what_was_acknowledged_message_by_message_does_not_come_again(worl
     assert sum(counts) == COUNT
     for name, count in zip("ab", counts, strict=True):
         assert_ordered(await world.take(f"queue-{name}", count))
+
+
+async def test_a_session_that_is_over_while_it_begins_leaves_the_source_in_order(world: World) -> None:
+    await world.publish(COUNT)
+    connection = await connect(world.url, name="beginning")
+    beginning = asyncio.create_task(
+        consume_alone(connection, None, SOURCE, 100, lambda *_: None, lambda: None)
+    )
+    while not any(channel._consuming for channel in connection._channels.values()):
+        await asyncio.sleep(0)
+    beginning.cancel()
+    await asyncio.gather(beginning, return_exceptions=True)
+    # Time for messages to come, and to be given back.
+    channel = await connection.open_channel()
+    for _ in range(50):
+        await channel.declare_queue(SOURCE, passive=True)
+    await connection.close()
+    while (await world.channel.declare_queue(SOURCE, passive=True)).messages < COUNT:
+        await asyncio.sleep(0.01)
+    assert numbers(await world.take(SOURCE, COUNT)) == list(range(COUNT))
 
 
 async def test_a_source_that_somebody_else_consumes_is_left_alone(world: World) -> None:
