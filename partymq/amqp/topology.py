@@ -111,9 +111,8 @@ class Topology(ABC):
         timeout: float = 10.0,
     ) -> None:
         """Binds a queue to an exchange."""
-        await self._bind(
-            Queue.Bind, Queue.BindOk, timeout, arguments, queue=queue, exchange=exchange, key=routing_key
-        )
+        ends = {"queue": queue, "exchange": exchange}
+        await self._bind(Queue.Bind, Queue.BindOk, ends, routing_key, arguments, timeout)
 
     async def unbind_queue(
         self,
@@ -125,9 +124,8 @@ class Topology(ABC):
         timeout: float = 10.0,
     ) -> None:
         """Takes a binding of a queue away (without an error where there is none)."""
-        await self._bind(
-            Queue.Unbind, Queue.UnbindOk, timeout, arguments, queue=queue, exchange=exchange, key=routing_key
-        )
+        ends = {"queue": queue, "exchange": exchange}
+        await self._bind(Queue.Unbind, Queue.UnbindOk, ends, routing_key, arguments, timeout)
 
     async def bind_exchange(
         self,
@@ -139,15 +137,8 @@ class Topology(ABC):
         timeout: float = 10.0,
     ) -> None:
         """Binds an exchange to another, so that it gets messages of `source`."""
-        await self._bind(
-            Exchange.Bind,
-            Exchange.BindOk,
-            timeout,
-            arguments,
-            destination=destination,
-            source=source,
-            key=routing_key,
-        )
+        ends = {"destination": destination, "source": source}
+        await self._bind(Exchange.Bind, Exchange.BindOk, ends, routing_key, arguments, timeout)
 
     async def unbind_exchange(
         self,
@@ -159,25 +150,17 @@ class Topology(ABC):
         timeout: float = 10.0,
     ) -> None:
         """Takes a binding between exchanges away (without an error where there is none)."""
-        await self._bind(
-            Exchange.Unbind,
-            Exchange.UnbindOk,
-            timeout,
-            arguments,
-            destination=destination,
-            source=source,
-            key=routing_key,
-        )
+        ends = {"destination": destination, "source": source}
+        await self._bind(Exchange.Unbind, Exchange.UnbindOk, ends, routing_key, arguments, timeout)
 
     async def _bind(
         self,
         method: type[base.Frame],
         ok: type[base.Frame],
-        timeout: float,
+        ends: Mapping[str, str],
+        routing_key: str,
         arguments: Arguments | None,
-        *,
-        key: str,
-        **ends: str,
+        timeout: float,
     ) -> None:
-        made = make(method, routing_key=key, arguments=dict(arguments or {}), **ends)
+        made = make(method, **ends, routing_key=routing_key, arguments=dict(arguments or {}))
         await self._call(made, ok, timeout)
