@@ -14,10 +14,9 @@ from partymq.group.state import (
     MemberState,
     SetAside,
     Step,
-    decode_state,
-    encode_state,
 )
 from partymq.group.wire import Bind, Heartbeat, MemberCall, Ready, Status, Unbind
+from tests.saved_state import decode_state, encode_state
 
 S = MemberState
 TIMING = Timing(expires_after=30.0, pending_expires_after=20.0)
