@@ -312,7 +312,9 @@ class Publisher:
         loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(min(self._timeout / 5, 1.0), self._sweep)
         outbox = self._outbox
-        if len(outbox) and outbox.expire(loop.time() - self._timeout, self._late):
+        if len(outbox):
+            outbox.expire(loop.time() - self._timeout, self._late)
+            # Also for those whose callers have gone.
             self._sender.progress.set()
 
     def _late(self) -> CallTimeout:

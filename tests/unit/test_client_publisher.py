@@ -334,3 +334,24 @@ async def test_a_publisher_is_for_the_event_loop_that_it_was_opened_in(
 
     await asyncio.to_thread(elsewhere)
     await publisher._end()
+
+
+async def test_closing_does_not_wait_for_what_nobody_waits_for_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing comes from the broker that could wake it: it blocks publishers."""
+
+    async def nothing(*_: object) -> None: ...
+
+    publisher = Publisher("amqp://localhost", group="g", timeout=0.5)
+    monkeypatch.setattr(publisher._sender, "open", nothing)
+    await publisher.open()
+    publisher._sender.over = None
+    publishing = asyncio.create_task(publisher.publish(b""))
+    await asyncio.sleep(0)
+    publisher._outbox.take()
+    monkeypatch.setattr(publisher, "_late", lambda: pytest.fail("it was waited for until it was late"))
+    closing = asyncio.create_task(publisher.close())
+    await asyncio.sleep(0)
+    publishing.cancel()
+    await asyncio.wait_for(closing, 30)
