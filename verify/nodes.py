@@ -10,7 +10,9 @@ from verify.servers import Server, ServerFaults
 from verify.stage import NET_TICKTIME, Stage
 
 _LEARNT_WITHIN: Final = 2.0
+"""Seconds in which whoever is connected to a node that dies learns of it, or a little later."""
 _EVERY: Final = 0.4
+"""Seconds between two notes that a node is away."""
 _DOWN: Final = 15.0
 """Seconds for which a node is away, at most."""
 

@@ -1,10 +1,10 @@
 """The first messages to each partition on a new channel. Pure.
 
 While a quorum queue has no leader, because a node has died, RabbitMQ (3.10) may refuse what is published to
-it on a channel on which nothing was published to it before. On that channel it goes on refusing for as long as
-the node is away (measured), and then takes the next message. So the first one to each partition goes alone,
-and all others of it when that is confirmed. What the broker has taken once on a channel it goes on taking, or
-the connection breaks.
+it on a channel on which nothing was published to it before. On that channel it goes on refusing for as long
+as the node is away (measured), and then takes the next message. So the first one to each partition goes
+alone, and all others of it when that is confirmed. What the broker has taken once on a channel it goes on
+taking, or the connection breaks.
 """
 
 from collections.abc import Callable
