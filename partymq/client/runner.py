@@ -129,7 +129,7 @@ class Runner:
         copy_context, clock = contextvars.copy_context, monotonic
         context = copy_context()
         start: Callable[[], Any] = self.lanes.start
-        finish, done = self.lanes.finish, self._acks.done
+        finish, reached = self.lanes.finish, self._acks.reached
         call, cancelled = self._handler.call, task.cancelling
         until = self._guard.until
         try:
@@ -160,7 +160,10 @@ class Runner:
                         else:
                             self.handled += 1
                             finish(item)
-                            done(partition)
+                            # `Acks.done`: the call would cost as much as the look at the clock.
+                            pending = partition.pending = partition.pending + 1
+                            if pending == 1 or pending == partition.enough:
+                                reached(partition, pending)
                 finally:
                     if item.state == RUNNING:
                         self._unsettled(item)
