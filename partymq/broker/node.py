@@ -25,6 +25,7 @@ DEFAULT_PLUGINS = ("rabbitmq_management",)
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
+_PORT_TAKEN = ("eaddrinuse", "dist_port_already_used")
 _PORT_TRIES = 3
 
 
@@ -331,7 +332,8 @@ class PrivateNode(Startable):
         self._ports = (port or first, management_port or second, dist_port, epmd_port)
 
     def _port_was_taken(self) -> bool:
-        return "eaddrinuse" in self._complaints()
+        complaints = self._complaints()
+        return any(words in complaints for words in _PORT_TAKEN)
 
     def _complaints(self) -> str:
         lines = self._files.complaints() if self._files is not None else []

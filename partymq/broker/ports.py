@@ -3,12 +3,19 @@
 import errno
 import random
 import socket
+import threading
+from collections import deque
 
 # Below Linux's range for outgoing connections (32768 and up): a port that is free now is not taken by
 # somebody's connect() while the node that is to listen on it boots.
 _LOWEST = 20_000
 _HIGHEST = 32_000
 _TRIES = 1_000
+_REMEMBERED = 1_000
+
+_lock = threading.Lock()
+_given: deque[int] = deque(maxlen=_REMEMBERED)
+"""Ports that were found last: nothing may listen on them yet."""
 
 
 def is_free(port: int) -> bool:
@@ -25,7 +32,7 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int, chooser: random.Random) -> list[int]:
-    """`count` different ports on which nothing listens now.
+    """`count` different ports on which nothing listens now, and that nobody in this process was given lately.
 
     Raises:
         OSError: when no free port was met in a thousand tries.
@@ -35,6 +42,9 @@ def free_ports(count: int, chooser: random.Random) -> list[int]:
         if len(ports) == count:
             return ports
         port = chooser.randrange(_LOWEST, _HIGHEST)
-        if port not in ports and is_free(port):
-            ports.append(port)
+        with _lock:
+            if port in _given or not is_free(port):
+                continue
+            _given.append(port)
+        ports.append(port)
     raise OSError(errno.EADDRNOTAVAIL, f"no {count} free ports between {_LOWEST} and {_HIGHEST}")
