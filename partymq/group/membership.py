@@ -52,6 +52,8 @@ class Watch:
     consumerless_since: float | None = None
     exists: bool | None = None
     bound: bool | None = None
+    other_queue: str | None = None
+    """Another queue that is said to be the member's, while the one that is known may be there still."""
     unreachable: bool = False
     """A message for it came back: what is held for it must not be sent after it."""
     drain_at: float = 0.0
@@ -143,7 +145,11 @@ class Membership:
         elif watch.consumerless_since is None:
             watch.consumerless_since = now
         if member.state is MemberState.READY and not seen.exists:
-            self.set_aside(seen.hostname, SetAside.RETURNED, now)
+            if watch.other_queue is not None:
+                # What has been sent to it since is there.
+                self._take_queue(member, watch.other_queue)
+            else:
+                self.set_aside(seen.hostname, SetAside.RETURNED, now)
         elif member.state is MemberState.SET_ASIDE:
             self._recover(seen.hostname, now)
 
@@ -160,10 +166,9 @@ class Membership:
         watch = self.watches[news.hostname]
         usable = member.queue is not None and watch.exists is not False and watch.bound is not False
         if usable and (watch.consumer_seen or now - watch.entered < self._timing.learn_queue):
+            watch.other_queue = news.queue
             return False  # somebody listens in, or an earlier incarnation has not ended yet
-        self._use_queue(member, news.queue)
-        watch.exists = watch.bound = None
-        self.changed = True
+        self._take_queue(member, news.queue)
         if member.state is MemberState.SET_ASIDE and member.reason is SetAside.RETURNED:
             self._step(news.hostname, Step.RECOVER, now)
         return True
@@ -249,6 +254,13 @@ class Membership:
         member.session_timeout, member.rejoin_grace = call.session_timeout, call.rejoin_grace
         return Status.OK
 
+    def _take_queue(self, member: Member, queue: str) -> None:
+        """A ready member has this queue now, without a word."""
+        self._use_queue(member, queue)
+        watch = self.watches[member.hostname]
+        watch.exists = watch.bound = watch.other_queue = None
+        self.changed = True
+
     @staticmethod
     def _use_queue(member: Member, queue: str | None) -> None:
         """The member's queue is this one now. What it has in others goes first."""
@@ -273,7 +285,7 @@ class Membership:
             watch.unreachable = False
         watch.consumerless_since = None
         if step in (Step.BIND, Step.READY):
-            watch.exists = watch.bound = None
+            watch.exists = watch.bound = watch.other_queue = None
         watch.drain_wait = 0.0
         self.try_again()
         self.changed = True

@@ -433,6 +433,28 @@ def test_after_a_while_the_name_of_a_queue_is_not_waited_for_any_more() -> None:
     assert not life.membership.may_become_known(member, life.now)
 
 
+def test_a_queue_that_was_not_believed_in_is_taken_when_the_one_before_is_seen_to_be_gone() -> None:
+    life = Life()
+    member = life.joins(queue="q-1")
+    assert not life.learns("q-2")  # the first one may be there still
+    life.sees(exists=False, consumers=0)
+    assert life.where() is S.READY
+    assert (member.queue, member.old_queues) == ("q-2", ["q-1"])
+    life.sees(exists=False, consumers=0)
+    assert life.where() is S.SET_ASIDE
+    assert member.queue == "q-2"
+
+
+def test_a_queue_that_an_earlier_incarnation_was_seen_with_is_forgotten() -> None:
+    life = Life()
+    member = life.joins(queue="q-1")
+    assert not life.learns("q-2")
+    life.call(Bind("a"))
+    life.call(Ready("a", "q-3"))
+    life.sees(exists=False, consumers=0)
+    assert (life.where(), member.queue) == (S.SET_ASIDE, "q-3")
+
+
 def test_the_queues_of_earlier_incarnations_are_remembered() -> None:
     life = Life()
     member = life.joins(queue="q1")
