@@ -58,7 +58,8 @@ class Mover:
                 self._close()
                 self._moved()
                 return
-            if seen.consumers == 0:
+            # A consumer that was cancelled may still be at work on what it has.
+            if seen.consumers == 0 and seen.unacked == 0:
                 self._consume()
         elif seen.ready + seen.unacked == 0:
             self._close()
