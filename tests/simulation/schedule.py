@@ -185,11 +185,12 @@ class Schedule(Course):
             if not answered and pod.life == life and waits():
                 self._arrives(command)
 
+        twice = 2 * self.rng.random() if self.rng.random() < self.lossy else None
         # A `ready` is sent once, as it could count for the next incarnation.
         if not isinstance(call, Ready):
             self.world.after(CALL_TIMEOUT / 2, again)
-            if self.rng.random() < self.lossy:
-                self.world.after(2 * self.rng.random(), self._arrives, command)
+            if twice is not None:
+                self.world.after(twice, self._arrives, command)
         self.world.after(CALL_TIMEOUT, once, None)
 
     def _arrives(self, command: Command) -> None:
