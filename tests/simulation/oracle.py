@@ -82,7 +82,7 @@ class Oracle:
         while expected in key.excused and expected < number:
             expected += 1
         if number > expected:
-            kind = GapInRepeat if key.begun.issuperset(range(expected, number + 1)) else PromiseBroken
+            kind = GapInRepeat if key.begun.issuperset(range(expected, number)) else PromiseBroken
             self.fail("%s begins %s, but the last one begun was %d", who, message, key.last, kind=kind)
         if (
             expected

@@ -56,10 +56,11 @@ def test_a_gap_in_a_repeat_is_told_from_a_gap_in_what_was_never_begun() -> None:
     for number in (0, 1, 2, 0):
         oracle.begins("pod", Message(0, number))
         oracle.finishes("pod", Message(0, number))
-    with pytest.raises(GapInRepeat):
-        oracle.begins("pod", Message(0, 2))
+    for number in (2, 3):
+        with pytest.raises(GapInRepeat):
+            oracle.begins("pod", Message(0, number))
     with pytest.raises(PromiseBroken) as broken:
-        oracle.begins("pod", Message(0, 3))
+        oracle.begins("pod", Message(0, 4))
     assert broken.type is PromiseBroken
 
 
