@@ -65,22 +65,19 @@ class NodeFaults(ServerFaults):
         self._away = None
 
     def kill_node(self) -> bool:
-        node = self._quiet_node()
-        if node is None:
-            return False
-        self._goes(node)
-        self._end_node(node.kill)
-        seconds = self._later(0.0, _DOWN, lambda: self._start_node(node), self._stage.node)
-        return self._tell(f"{self._which(node)} is killed, and started after {seconds:.1f} s")
+        return self._take_down(PrivateNode.kill, "is killed")
 
     def restart_node(self) -> bool:
+        return self._take_down(PrivateNode.stop, "is stopped in order")
+
+    def _take_down(self, end: Callable[[PrivateNode], None], how: str) -> bool:
         node = self._quiet_node()
         if node is None:
             return False
         self._goes(node)
-        self._end_node(node.stop)
+        self._end_node(lambda: end(node))
         seconds = self._later(0.0, _DOWN, lambda: self._start_node(node), self._stage.node)
-        return self._tell(f"{self._which(node)} is stopped in order, and started after {seconds:.1f} s")
+        return self._tell(f"{self._which(node)} {how}, and started after {seconds:.1f} s")
 
     def freeze_node_briefly(self) -> bool:
         """The other nodes do not notice it."""

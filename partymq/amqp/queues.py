@@ -3,11 +3,13 @@ of one when it is declared."""
 
 from typing import Any, Final
 
+from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.topology import Arguments, QueueInfo
 from partymq.errors import ChannelClosed
 
 _NOT_FOUND: Final = 404
+_PRECONDITION_FAILED: Final = 406
 _DELIVERY_LIMIT: Final = 1_000_000
 """RabbitMQ 4 drops a message of a quorum queue after 20 deliveries by default, and every end of a consumer
 counts as a delivery of what was unacked; and with a limit, what is given back keeps its place."""
@@ -47,3 +49,20 @@ async def declare_missing(connection: Connection, queue: str, arguments: Argumen
         await channel.declare_queue(queue, durable=True, arguments=arguments)
     finally:
         await channel.close()
+
+
+async def declare_or_take(
+    connection: Connection, channel: Channel, queue: str, arguments: Arguments
+) -> tuple[Channel, str | None]:
+    """Declares a durable queue; one that stands with other arguments is taken as it is.
+
+    The channel to go on with: the broker closes the one on which it refuses. And what it says of the other
+    arguments, None where the queue is as it was asked for. Raises BrokerError.
+    """
+    try:
+        await channel.declare_queue(queue, durable=True, arguments=arguments)
+    except ChannelClosed as error:
+        if error.code != _PRECONDITION_FAILED:
+            raise
+        return await connection.open_channel(), error.text
+    return channel, None

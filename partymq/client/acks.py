@@ -47,11 +47,11 @@ class Acks:
     def done(self, partition: Partition) -> None:
         """To be called when a message of a partition is settled."""
         pending = partition.pending = partition.pending + 1
-        if pending == 1 or pending == partition.enough:
-            self.reached(partition, pending)
+        self.reached(partition, pending)
 
     def reached(self, partition: Partition, pending: int) -> None:
-        """What `done` does for the first message that is pending, and where there are enough."""
+        """What `done` does besides counting: only for the first message that is pending, and for the last of
+        enough, so that whoever counts himself need not call it for others."""
         if pending == 1:
             self._begin(partition)
         if pending == partition.enough:

@@ -24,6 +24,7 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span
+from partymq.amqp.queues import declare_or_take
 from partymq.client.failure import KEY_HEADER, PARTITION_HEADER
 from partymq.client.message import Raw, RawCopy
 from partymq.client.outlet import Outlet
@@ -48,7 +49,6 @@ _NEXT_WITHIN: Final = 5.0
 _MOST_LOOKS: Final = 6
 """Times that a queue is looked through for what has to be seen whole."""
 _NOT_FOUND: Final = 404
-_PRECONDITION_FAILED: Final = 406
 _REQUEST_LIVES: Final = 60.0
 _UNUSED_LIVES: Final = 24 * 3600.0
 
@@ -194,12 +194,7 @@ async def ask_for_release(connection: Connection, group: str, key: str | bytes) 
     arguments = {"x-queue-type": kind, "x-expires": int(_UNUSED_LIVES * 1000)}
     channel = await connection.open_channel()
     try:
-        try:
-            await channel.declare_queue(release_queue(group), durable=True, arguments=arguments)
-        except ChannelClosed as error:
-            if error.code != _PRECONDITION_FAILED:
-                raise
-            channel = await connection.open_channel()  # One of the other type is as good.
+        channel, _ = await declare_or_take(connection, channel, release_queue(group), arguments)
         await channel.select_confirms()
         properties = Basic.Properties(
             headers={KEY_HEADER: bytearray(as_bytes(key))},

@@ -19,6 +19,7 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, decode, encode_content, publish_frame
+from partymq.amqp.queues import declare_or_take
 from partymq.errors import (
     BrokerError,
     ChannelClosed,
@@ -44,7 +45,6 @@ from partymq.log import get_logger
 ASSIGNMENT: Final = "assignment"
 """Type (a property) of the messages in a control queue that are assignments."""
 _LOCKED: Final = 405
-_PRECONDITION_FAILED: Final = 406
 _RETRY: Final = 0.1
 
 _log = get_logger(__name__)
@@ -239,13 +239,8 @@ async def _declare(
     type is used as it is."""
     alone = queue_type == "quorum"
     arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True} if alone else {}
-    try:
-        await channel.declare_queue(queue, durable=True, arguments=arguments)
-    except ChannelClosed as error:
-        if error.code != _PRECONDITION_FAILED:
-            raise
-        return await connection.open_channel(), not alone
-    return channel, alone
+    channel, refused = await declare_or_take(connection, channel, queue, arguments)
+    return channel, alone == (refused is None)
 
 
 def _taking_nothing(reason: str) -> NoCoordinator:
