@@ -228,12 +228,12 @@ class Channel(Topology):
 
     # The channel's life ---------------------------------------------------------------------------
 
-    def shut(self) -> None:
+    def shut(self, why: BrokerError | None = None) -> None:
         """Closes the channel without waiting: no callback is called any more, and what was delivered and
-        not acknowledged goes back to its queues, in order. Idempotent."""
+        not acknowledged goes back to its queues, in order. Idempotent. `why`: its `error` from now on."""
         if self.error is None:
             self._connection.write(encode_method(self.number, make(Method.Close, reply_code=200)))
-            self.end(ChannelClosed(200, "closed by ourselves"))
+            self.end(why or ChannelClosed(200, "closed by ourselves"))
 
     async def close(self, timeout: float = 10.0) -> None:
         """`shut`, and waits until the broker has done so. Raises CallTimeout; does not mind a channel or

@@ -11,7 +11,7 @@ from partymq.amqp.publishing import Publishing
 from partymq.amqp.queues import declare_missing
 from partymq.client.failure import ERROR_HEADER, TRACEBACK_HEADER
 from partymq.client.message import Raw
-from partymq.errors import CallTimeout, Unroutable
+from partymq.errors import CallTimeout, Nacked, Unroutable
 from partymq.group.key import HeaderKey
 from partymq.group.names import dead_letter_queue, own_exchange, parked_queue
 from partymq.router.contents import GROUP_HEADER, Fitter, to_keep
@@ -59,7 +59,9 @@ class Outlet:
         await self._until_taken()
         try:
             await self._publish(queue, raw, headers, needed)
-        except Unroutable:  # With another channel the queues and their bindings are declared again.
+        except (Nacked, Unroutable):
+            # With another channel the queues and their bindings are declared again, and a quorum queue that
+            # had no leader when the first one was new has one.
             await self._publish(queue, raw, headers, needed)
 
     async def _publish(self, queue: str, raw: Raw, headers: Mapping[str, str], needed: str | None) -> None:
@@ -88,7 +90,7 @@ class Outlet:
         try:
             async with asyncio.timeout(_CONFIRMED_WITHIN):
                 await future
-        except Unroutable:
+        except (Nacked, Unroutable):
             channel.shut()
             raise
         except TimeoutError:

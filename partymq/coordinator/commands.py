@@ -5,11 +5,15 @@ control queue of the front end, exclusive to its connection. Neither is persiste
 command that got no answer again, under the same request id, and gives up in bounded time.
 
 The coordinator queue is of the type of the group's state: a classic one is away with its node, and as long as
-that is, nobody could coordinate.
+that is, nobody could coordinate. A quorum queue is the reason for the confirms: where the first command on a
+channel comes while the queue has no leader, RabbitMQ (3.10) refuses it, and all others on that channel for as
+long as the node of the old leader is away (measured). Another channel is needed then.
 """
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from time import monotonic
 from typing import Any, Final
 from uuid import uuid4
 
@@ -17,6 +21,7 @@ import msgspec
 from pamqp.commands import Basic
 
 from partymq.amqp.channel import Channel
+from partymq.amqp.codec import Confirm
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span, decode, encode_content, publish_frame
 from partymq.amqp.queues import declare_or_take
@@ -24,6 +29,7 @@ from partymq.errors import (
     BrokerError,
     ChannelClosed,
     ConnectionLost,
+    Nacked,
     NoCoordinator,
     PartyMQError,
     ProtocolError,
@@ -46,6 +52,9 @@ ASSIGNMENT: Final = "assignment"
 """Type (a property) of the messages in a control queue that are assignments."""
 _LOCKED: Final = 405
 _RETRY: Final = 0.1
+_SHORTEST: Final = 0.01
+"""Seconds for which nothing is sent again."""
+_FIRST: Final = asyncio.FIRST_COMPLETED
 
 _log = get_logger(__name__)
 
@@ -134,11 +143,16 @@ class CommandClient:
         self._queue = coordinator_queue(group)
         self.control = control_queue(group, uuid4().hex)
         self._timeout = timeout
+        # What nobody takes in time must not be found there by a later coordinator.
+        self._properties = Basic.Properties(reply_to=self.control, expiration=str(int(timeout * 1000)))
         self._queue_type = queue_type
         self._on_assignment = on_assignment
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._channel: Channel | None = None
         self._voice: Channel | None = None
+        self._heard = False
+        """Whether the broker has taken anything on it."""
+        self._finding_voice = asyncio.Lock()
 
     @property
     def blocked(self) -> str | None:
@@ -154,7 +168,7 @@ class CommandClient:
         await channel.consume(self.control, self._delivered, no_ack=True, on_cancel=channel.shut)
         channel.on_closed(self._closed)
         self.speaking.on_blocked(self._blocked)
-        self._voice = channel if self.speaking is self._connection else await self.speaking.open_channel()
+        await self._speak()
         self._channel = channel
 
     async def call(self, request_id: str, call: Call) -> Reply:
@@ -162,27 +176,37 @@ class CommandClient:
 
         Raises NoCoordinator when nobody answered in time, ConnectionLost when the connection is gone.
         """
-        channel, voice = self._channel, self._voice
+        channel = self._channel
         if channel is None or channel.error is not None:
             raise ConnectionLost(f"no connection to the broker: {channel and channel.error}")
-        if voice is None or voice.error is not None:
-            raise ConnectionLost(f"no connection to the broker: {voice and voice.error}")
         blocked = self.speaking.blocked
         if blocked is not None:
             raise _taking_nothing(blocked)
         body = encode(Command(request_id, call))
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = answer
-        # What nobody takes in time must not be found there by a later coordinator.
-        properties = Basic.Properties(reply_to=self.control, expiration=str(int(self._timeout * 1000)))
+        # A `ready` that is sent again could count for the next incarnation of a pod that died meanwhile.
+        once = isinstance(call, Ready)
+        patience = self._timeout if once else self._timeout / 2
+        until = monotonic() + self._timeout
         try:
-            # A `ready` that is sent again could count for the next incarnation of a pod that died meanwhile.
-            tries = 1 if isinstance(call, Ready) else 2
-            for _ in range(tries):
-                _send(self.speaking, voice, self._queue, body, properties)
-                done, _pending = await asyncio.wait([answer], timeout=self._timeout / tries)
-                if done:
+            while (left := until - monotonic()) > _SHORTEST:
+                voice = await self._speak()
+                _send(self.speaking, voice, self._queue, body, self._properties)
+                closed = asyncio.ensure_future(voice.wait_closed())
+                waiting: set[asyncio.Future[Any]] = {answer, closed}
+                try:
+                    await asyncio.wait(waiting, timeout=min(left, patience), return_when=_FIRST)
+                finally:
+                    closed.cancel()
+                if answer.done():
                     return answer.result()
+                if once:
+                    break
+                if voice.error is not None:
+                    if not isinstance(voice.error, Nacked):
+                        raise _lost(voice.error) from voice.error
+                    await asyncio.wait([answer], timeout=_RETRY)
         finally:
             del self._waiting[request_id]
             answer.cancel()
@@ -191,13 +215,34 @@ class CommandClient:
     def tell(self, call: Call) -> None:
         """Send a call to which there is no answer, or another than a `Reply`."""
         if self._voice is not None:
-            properties = Basic.Properties(expiration=str(int(self._timeout * 1000)))
-            _send(self.speaking, self._voice, self._queue, encode(Command("", call)), properties)
+            _send(self.speaking, self._voice, self._queue, encode(Command("", call)), self._properties)
 
     async def wait_closed(self) -> BrokerError:
         """Wait until it is of no use any more."""
         assert self._channel is not None
         return await self._channel.wait_closed()
+
+    async def _speak(self) -> Channel:
+        """The channel to send on; another one where the broker has refused to take something on it. Raises
+        ConnectionLost."""
+        async with self._finding_voice:
+            voice = self._voice
+            if voice is None or voice.error is not None:
+                try:
+                    voice = await self.speaking.open_channel()
+                    await voice.select_confirms(partial(self._confirmed, voice))
+                except BrokerError as error:
+                    raise _lost(error) from error
+                self._voice, self._heard = voice, False
+            return voice
+
+    def _confirmed(self, voice: Channel, confirms: list[Confirm]) -> None:
+        """What the broker has taken once on a channel it goes on taking."""
+        if self._heard:
+            return
+        self._heard = confirms[0][2]
+        if not self._heard:
+            voice.shut(Nacked("the broker did not take over a command"))
 
     def _blocked(self, reason: str | None) -> None:
         """What was just sent may not get through before long: its callers had better ask elsewhere."""
@@ -205,7 +250,7 @@ class CommandClient:
             self._fail(_taking_nothing(reason))
 
     def _closed(self, error: BrokerError) -> None:
-        lost = ConnectionLost(f"{error}; try again")
+        lost = _lost(error)
         lost.__cause__ = error
         self._fail(lost)
 
@@ -241,6 +286,10 @@ async def _declare(
     arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True} if alone else {}
     channel, refused = await declare_or_take(connection, channel, queue, arguments)
     return channel, alone == (refused is None)
+
+
+def _lost(error: BrokerError) -> ConnectionLost:
+    return ConnectionLost(f"{error}; try again")
 
 
 def _taking_nothing(reason: str) -> NoCoordinator:

@@ -29,7 +29,7 @@ from partymq.log import get_logger
 _SETTLE: Final = 0.1
 """Seconds in which what a dead coordinator had sent before it died arrives in its queues."""
 _CONFIRM: Final = 10.0
-"""Seconds in which the broker has to confirm a state."""
+"""Seconds in which the broker has to confirm a state, and to deliver it then."""
 _PRECONDITION_FAILED: Final = 406
 
 _log = get_logger(__name__)
@@ -138,7 +138,13 @@ class Lease:
                 )
             self.current = StateMessage(best.epoch + 1, 0, self._instance, best.state)
             await self._publish(self.current)
-            await self._wait_until(self._holds_current)
+            try:
+                async with asyncio.timeout(_CONFIRM):
+                    await self._wait_until(self._holds_current)
+            except TimeoutError:
+                raise CallTimeout(
+                    f"the state did not come back from the broker within {_CONFIRM:g} s"
+                ) from None
             if self._highest().rank == self.current.rank:
                 break
         self._check()

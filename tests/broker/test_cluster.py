@@ -1,6 +1,7 @@
 """A pull group on a cluster of which a node dies: the one that everything was on."""
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +9,12 @@ from typing import Any
 import pytest
 
 from partymq import Consumer, Message, Publisher
+from partymq.amqp.connection import connect
+from partymq.amqp.url import BrokerUrl
 from partymq.broker import NodeError, PrivateCluster
+from partymq.coordinator.commands import AnswerTo, CommandClient, serve_commands
+from partymq.errors import NoCoordinator
+from partymq.group.wire import Bind, Command, Reply, Status
 
 KEYS = 8
 
@@ -23,6 +29,38 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateCluster]:
     for node in started.nodes:
         with pytest.raises(NodeError):
             _ = node.data_dir
+
+
+@pytest.mark.timeout(240)
+async def test_commands_get_through_that_are_sent_while_a_node_dies(cluster: PrivateCluster) -> None:
+    """On a channel on which the coordinator queue had no leader yet the broker refuses for as long as the old
+    leader's node is away."""
+    first, _, living = (BrokerUrl.parse(node.amqp_url) for node in cluster.nodes)
+    declaring, serving, front = [await connect(url, name="test") for url in (first, living, living)]
+    # The queue's leader is where it is declared.
+    await CommandClient(declaring, "orders", timeout=5, queue_type="quorum").start()
+
+    def answered(command: Command, answer: AnswerTo) -> None:
+        answer(Reply(command.request_id, Status.OK))
+
+    await serve_commands(serving, "orders", answered, queue_type="quorum")
+    clients = [CommandClient(front, "orders", timeout=5, queue_type="quorum") for _ in range(100)]
+    for client in clients:
+        await client.start()
+
+    async def call(number: int, client: CommandClient) -> None:
+        await asyncio.sleep(number * 0.01)
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(NoCoordinator):
+                    await client.call(f"r{number}", Bind("pod"))
+                    return
+
+    killing = asyncio.create_task(cluster.nodes[0].kill_async())
+    await asyncio.gather(*(call(number, client) for number, client in enumerate(clients)))
+    await killing
+    for connection in (declaring, serving, front):
+        await connection.close()
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
