@@ -5,16 +5,20 @@ import asyncio
 import pytest
 from pamqp.commands import Basic
 
+from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import add_headers, encode_content, publish_frame
 from partymq.amqp.url import BrokerUrl
 from partymq.client.deadletters import parked_keys, replay
 from partymq.client.failure import KEY_HEADER
 from partymq.client.lanes import Lanes
+from partymq.client.message import RawCopy
+from partymq.client.outlet import Outlet
 from partymq.client.ownership import Owned
 from partymq.client.parking import ask_for_release, header, sift
 from partymq.client.partition import Partition
 from partymq.coordinator.pull_topology import agree
+from partymq.errors import Nacked
 from partymq.group.key import PropertyKey
 from partymq.group.names import dead_letter_queue, parked_queue, partition_queue, release_queue
 from tests.conftest import Vhost
@@ -125,4 +129,32 @@ async def test_a_dead_letter_without_our_headers_is_replayed_into_the_partition_
         for number in range(4)
     ]
     assert counts == [0, 1, 0, 0]
+    await connection.close()
+
+
+async def test_what_the_broker_refuses_goes_on_another_channel(
+    vhost: Vhost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one on which a quorum queue had no leader it refuses while the old leader's node is away."""
+    connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="a member")
+    channel = await connection.open_channel()
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    await channel.declare_queue(dead_letter_queue("g"), durable=True, arguments=full)
+    outlet, raw = Outlet(connection, "g"), RawCopy(encode_content(1, b"x", Basic.Properties(), 131_072), 0)
+    await outlet.dead_letter(raw, {})
+    opened: list[Channel] = []
+    open_channel = connection.open_channel
+
+    async def opens() -> Channel:
+        opened.append(await open_channel())
+        return opened[-1]
+
+    monkeypatch.setattr(connection, "open_channel", opens)
+    with pytest.raises(Nacked):
+        await outlet.dead_letter(raw, {})
+    assert opened
+    assert all(each.error is not None for each in opened)
+    await channel.purge_queue(dead_letter_queue("g"))
+    await outlet.dead_letter(raw, {})
+    assert (await channel.declare_queue(dead_letter_queue("g"), passive=True)).messages == 1
     await connection.close()
