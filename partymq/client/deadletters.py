@@ -18,7 +18,6 @@ from partymq.client.failure import (
     ATTEMPTS_HEADER,
     ERROR_HEADER,
     KEY_HEADER,
-    PARTITION_HEADER,
     TRACEBACK_HEADER,
 )
 from partymq.client.message import Raw, RawCopy
@@ -34,6 +33,7 @@ from partymq.router.contents import (
     EXCHANGE_HEADER,
     EXPIRATION_HEADER,
     GROUP_HEADER,
+    PARTITION_HEADER,
     REASON_HEADER,
     ROUTING_KEY_HEADER,
     USER_HEADER,

@@ -8,12 +8,17 @@ from typing import Final, Literal, get_args
 from partymq.client.message import Message
 from partymq.errors import ConfigError
 from partymq.group.allowed import check_number
-from partymq.router.contents import EXCHANGE_HEADER, GROUP_HEADER, REASON_HEADER, ROUTING_KEY_HEADER
+from partymq.router.contents import (
+    EXCHANGE_HEADER,
+    GROUP_HEADER,
+    PARTITION_HEADER,
+    REASON_HEADER,
+    ROUTING_KEY_HEADER,
+)
 
 OnFailure = Literal["dead-letter", "park", "stop"]
 
 KEY_HEADER: Final = "x-partymq-key"
-PARTITION_HEADER: Final = "x-partymq-partition"
 ATTEMPTS_HEADER: Final = "x-partymq-attempts"
 ERROR_HEADER: Final = "x-partymq-error"
 TRACEBACK_HEADER: Final = "x-partymq-traceback"

@@ -25,7 +25,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span
 from partymq.amqp.queues import declare_or_take
-from partymq.client.failure import KEY_HEADER, PARTITION_HEADER
+from partymq.client.failure import KEY_HEADER
 from partymq.client.message import Raw, RawCopy
 from partymq.client.outlet import Outlet
 from partymq.client.ownership import Owned, Places
@@ -34,6 +34,7 @@ from partymq.errors import BrokerError, CallTimeout, ChannelClosed
 from partymq.group.key import HeaderKey
 from partymq.group.names import looked_through, parked_queue, release_queue
 from partymq.group.partitioner import partition_of
+from partymq.router.contents import PARTITION_HEADER
 
 SEQUENCE_HEADER: Final = "x-partymq-sequence"
 POLL_INTERVAL: Final = 1.0

@@ -1,11 +1,13 @@
 """What is taken away of a pull group: a layout that has been left, or all of it."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from partymq.amqp.connection import Connection
-from partymq.amqp.content import Message, decode
+from partymq.amqp.content import exchange_at, routing_key_at
 from partymq.amqp.queues import look_at
 from partymq.coordinator.layout_store import locked, write_layout
+from partymq.coordinator.moving import Move
 from partymq.errors import ChannelClosed, ConfigError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import (
@@ -25,10 +27,18 @@ from partymq.group.names import (
     write_exchange,
 )
 from partymq.log import get_logger
+from partymq.router.contents import (
+    EXCHANGE_HEADER,
+    GROUP_HEADER,
+    PARTITION_HEADER,
+    REASON_HEADER,
+    ROUTING_KEY_HEADER,
+    to_keep,
+)
 
 _NOT_FOUND: Final = 404
 _LOCKED: Final = 405
-_MOST_LATE: Final = 65_535
+_REFUSED: Final = 403
 
 _log = get_logger(__name__)
 
@@ -37,7 +47,7 @@ async def remove_before(connection: Connection, group: str, layout: GroupLayout)
     """Removes the queues of the layout before, all empty, and says so in the settings. Call it `locked`.
 
     What came there after all, from a publisher that the broker had held up, becomes a dead letter. Raises
-    BrokerError.
+    ConfigError where somebody else consumes one with such messages; BrokerError.
     """
     before = layout.before()
     if before is None:
@@ -106,40 +116,30 @@ async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_
 
 async def _bury_late(connection: Connection, group: str, queue: str, partition: int) -> None:
     """Messages of a queue that is to be deleted become dead letters, with the reason."""
-    channel = await connection.open_channel()
-    late: list[Message] = []
-    try:
-        if not (await channel.declare_queue(queue, passive=True)).messages:
-            return
-        await channel.qos(_MOST_LATE)
-        await channel.consume(queue, lambda buf, spans: late.extend(decode(buf, span) for span in spans))
-        # What the broker sends it sends before it says that nothing is left to be sent.
-        while (await channel.declare_queue(queue, passive=True)).messages:
-            if len(late) >= _MOST_LATE:
-                break
-        burying = await connection.open_channel()
-        await burying.select_confirms()
-        for message in late:
-            properties = message.properties
-            properties.user_id = None  # not ours
-            properties.headers = (properties.headers or {}) | {
-                "x-partymq-reason": "came to a partition that had been left, in a resize",
-                "x-partymq-group": group,
-                "x-partymq-exchange": message.exchange,
-                "x-partymq-routing-key": message.routing_key,
-                "x-partymq-partition": str(partition),
-            }
-            target = dead_letter_queue(group)
-            await burying.publish(own_exchange(group), target, message.body, properties, mandatory=True)
-            channel.ack(message.tag)
-        _log.error(
-            "messages came too late to a partition; they are dead letters", queue=queue, count=len(late)
+    found = await look_at(connection, queue)
+    if found is None or not found.messages:
+        return
+
+    def explained(buf: bytes, method_at: int, content: bytes) -> tuple[bytes, Mapping[str, str]]:
+        return to_keep(
+            content,
+            {
+                REASON_HEADER: "came to a partition that had been left, in a resize",
+                GROUP_HEADER: group,
+                EXCHANGE_HEADER: exchange_at(buf, method_at).decode(errors="surrogateescape"),
+                ROUTING_KEY_HEADER: routing_key_at(buf, method_at).decode(errors="surrogateescape"),
+                PARTITION_HEADER: str(partition),
+            },
         )
+
+    move = Move(connection, queue, own_exchange(group), dead_letter_queue(group), explained)
+    try:
+        await move.run()
     except ChannelClosed as error:
-        if error.code != _NOT_FOUND:
-            raise
-    finally:
-        await channel.close()
+        if error.code == _REFUSED:
+            raise ConfigError(f"{queue} is to be deleted, but has a consumer: stop that first") from error
+        raise
+    _log.error("messages came too late to a partition; they are dead letters", queue=queue, count=move.moved)
 
 
 async def _is_locked(connection: Connection, lock: str) -> bool:

@@ -26,6 +26,7 @@ ROUTING_KEY_HEADER: Final = "x-partymq-routing-key"
 EXCHANGE_HEADER: Final = "x-partymq-exchange"
 REASON_HEADER: Final = "x-partymq-reason"
 GROUP_HEADER: Final = "x-partymq-group"
+PARTITION_HEADER: Final = "x-partymq-partition"
 EXPIRATION_HEADER: Final = "x-partymq-expiration"
 
 REDELIVERED_HEADER: Final = "x-partymq-redelivered"

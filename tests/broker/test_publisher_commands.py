@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 from partymq.amqp.connection import connect
 from partymq.amqp.url import BrokerUrl
 from partymq.cli import app
-from partymq.client.failure import ATTEMPTS_HEADER, ERROR_HEADER, KEY_HEADER, PARTITION_HEADER
+from partymq.client.failure import ATTEMPTS_HEADER, ERROR_HEADER, KEY_HEADER
 from partymq.client.parking import SEQUENCE_HEADER
 from partymq.errors import ConfigError, GroupError, UnknownGroup
 from partymq.group.names import dead_letter_queue, parked_queue
 from partymq.group.partitioner import partition_of
-from partymq.router.contents import REASON_HEADER
+from partymq.router.contents import PARTITION_HEADER, REASON_HEADER
 from tests.conftest import Vhost
 
 GROUP = "orders"

@@ -4,20 +4,23 @@ import asyncio
 from itertools import pairwise
 
 import pytest
+from pamqp.commands import Basic
 
 from partymq import Consumer, Message, Publisher, RetryPolicy
 from partymq.amqp.connection import Connection, connect
+from partymq.amqp.content import encode_content
 from partymq.amqp.url import BrokerUrl
 from partymq.client.deadletters import count
 from partymq.client.parking import ask_for_release
 from partymq.coordinator.layout_store import locked, read_layout, write_layout
 from partymq.coordinator.pull_removal import remove_before
 from partymq.coordinator.pull_topology import agree, declare, resize, unbind
-from partymq.errors import ConfigError
+from partymq.errors import ConfigError, ProtocolError
 from partymq.group.layout import GroupLayout
 from partymq.group.names import dead_letter_queue, parked_queue, settings_queue
 from partymq.group.partitioner import partition_of
 from tests.broker.tcp_proxy import TcpProxy
+from tests.broker.test_client_parking import put
 from tests.broker.test_pull_group import KEYS, Seen, Start, publish, start
 from tests.conftest import Vhost
 
@@ -200,26 +203,36 @@ async def test_what_can_not_be_resized_is_said(vhost: Vhost) -> None:
     await connection.close()
 
 
-async def test_what_came_too_late_to_an_old_partition_is_a_dead_letter(vhost: Vhost) -> None:
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+async def test_what_came_too_late_to_an_old_partition_is_a_dead_letter(vhost: Vhost, queue_type: str) -> None:
+    """As it came, whatever it is; and it does not expire while it waits for somebody to look at it."""
     connection = await opened(vhost)
-    before = await agree(connection, "g", {"partitions": 2, "queue_type": "quorum"})
+    before = await agree(connection, "g", {"partitions": 2, "queue_type": queue_type})
     after = before.resized(3)
+    other = await opened(vhost)
+    strange = encode_content(1, b"strange", Basic.Properties(delivery_mode=2, headers={"??": 7}))
     async with locked(connection, "g"):
         await declare(connection, "g", after)
         await write_layout(connection, "g", after)
         await unbind(connection, "g", before)
         channel = await connection.open_channel()
         await channel.select_confirms()
-        await channel.publish("", before.queue("g", 1), b"late")
+        await channel.publish("", before.queue("g", 1), b"late", Basic.Properties(expiration="60000"))
+        await put(other, before.queue("g", 1), strange.replace(b"\x02??", b"\x02\xff\xfe"))
         await remove_before(connection, "g", after)
     message = await channel.get(dead_letter_queue("g"))
     assert message is not None
     assert message.body == b"late"
-    assert (message.properties.headers or {})["x-partymq-partition"] == "1"
+    headers = message.properties.headers or {}
+    assert (headers["x-partymq-partition"], headers["x-partymq-expiration"]) == ("1", "60000")
+    assert message.properties.expiration is None
+    with pytest.raises(ProtocolError):
+        await channel.get(dead_letter_queue("g"))
     found = await read_layout(connection, "g")
     assert found is not None
     assert (found.partitions, found.previous) == (3, 0)
     await connection.close()
+    await other.close()
 
 
 async def test_settings_that_somebody_else_reads_are_waited_for(vhost: Vhost) -> None:

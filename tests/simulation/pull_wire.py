@@ -28,12 +28,13 @@ class Wire:
     """The face of a connection. Whoever has it says `lost` when the client hears that it is gone.
 
     Attributes:
-        blocked, error, frame_max: see `partymq.amqp.connection.Connection`.
+        blocked, error, frame_max, username: see `partymq.amqp.connection.Connection`.
     """
 
     blocked: str | None = None
     write_buffer_full = False
     frame_max = 131_072
+    username = "guest"
 
     def __init__(self, loop: Loop, connection: Connection) -> None:
         self.loop = loop
@@ -89,6 +90,12 @@ class Wire:
     def on_writable(self, callback: Callable[[], None]) -> Callable[[], None]:
         """It always is."""
         return lambda: None
+
+    def pause_reading(self, reason: str) -> None:
+        """Without effect: what is written is away at once."""
+
+    def resume_reading(self, reason: str) -> None:
+        """Without effect."""
 
 
 class WireChannel:
@@ -154,6 +161,12 @@ class WireChannel:
                 future.set_exception(error)
         self._calls.clear()
         self._unconfirmed.clear()
+
+    def shut(self) -> None:
+        """See `partymq.amqp.channel.Channel`."""
+        if self.error is None:
+            self._channel.to_broker.send(self._channel.close)
+            self.end(ChannelClosed(200, "closed by ourselves"))
 
     async def close(self, timeout: float = 10.0) -> None:
         """In good order: all that was sent arrives before."""
@@ -297,6 +310,15 @@ class WireChannel:
         await self.call(consume)
         return "consumer"
 
+    async def cancel(self, tag: str, *, timeout: float = 10.0) -> None:
+        """See `partymq.amqp.channel.Channel`; of all that it consumes."""
+
+        def cancel() -> None:
+            for consumer in list(self._channel.consumers):
+                self._broker.cancel(consumer)
+
+        await self.call(cancel)
+
     def _took(self, consumer: Consumer, entry: Entry) -> int:
         self._tags += 1
         self._got[self._tags] = consumer, entry.position
@@ -304,8 +326,8 @@ class WireChannel:
 
     def ack(self, tag: int, multiple: bool = False) -> None:
         """See `partymq.amqp.channel.Channel`."""
-        assert not multiple
-        self._channel.ack(*self._got.pop(tag))
+        for number in [number for number in self._got if number <= tag] if multiple else [tag]:
+            self._channel.ack(*self._got.pop(number))
 
     async def select_confirms(
         self,
