@@ -20,7 +20,7 @@ from partymq.client.membership import Membership, MembershipSettings
 from partymq.client.options import ConsumerOptions
 from partymq.client.ownership import Ownership
 from partymq.client.runner import Runner
-from partymq.client.running import run_bounded
+from partymq.client.running import call_in, run_bounded
 from partymq.client.settings import ConsumerSettings
 from partymq.client.threads import Threads
 from partymq.errors import ConfigError, HandlerFailed
@@ -262,9 +262,9 @@ class Consumer:
         await self.wait()
 
     def stop(self) -> None:
-        """Has it stop in good order: running handlers get `stop_timeout` seconds. Returns at once."""
-        if self._stopping is not None:
-            self._stopping.set()
+        """Has it stop in good order: running handlers get `stop_timeout` seconds. For any thread."""
+        if self._loop is not None and self._stopping is not None:
+            call_in(self._loop, self._stopping.set)
 
     async def wait(self) -> None:
         """Until it has stopped, by `stop` or by itself. Raises what `serve` raises."""

@@ -49,11 +49,23 @@ def is_async(function: Handle) -> bool:
     )
 
 
+def is_generator(function: Handle) -> bool:
+    """Whether it has a `yield`: a call would run nothing of it."""
+    called = getattr(function, "__call__", None)  # noqa: B004
+    return any(
+        inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in (function, called)
+    )
+
+
 def make_handler(function: Handle, threads: Executor | None) -> Handler:
     """The handler for a function; `threads` is where it runs if it is not async.
 
     Raises ConfigError where the function can't be a handler, naming what is wrong.
     """
+    if isinstance(function, type):
+        raise ConfigError(f"handler {_name(function)} is a class: allowed are functions, and objects of it")
+    if is_generator(function):
+        raise ConfigError(f"handler {_name(function)} has a `yield`, so a call would run nothing of it")
     decode = _body_decoder(function)
     if is_async(function):
         if decode is None:
@@ -77,6 +89,11 @@ def make_handler(function: Handle, threads: Executor | None) -> Handler:
         if inspect.iscoroutine(result):
             result.close()
             raise TypeError(f"{_name(function)} is a plain function but returns a coroutine: make it async")
+        if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+            what = type(result).__name__
+            raise TypeError(
+                f"{_name(function)} returns {what}, which nobody would run: make it an async function"
+            )
 
     async def call_in_thread(message: Message) -> None:
         context = contextvars.copy_context()

@@ -56,6 +56,8 @@ class Hooks:
 
 async def _call(hook: Hook, partitions: Sequence[int]) -> None:
     result = hook(sorted(partitions))
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError(f"the hook {hook!r} has a `yield`, so a call runs nothing of it")
     if not inspect.isawaitable(result):
         return
     try:

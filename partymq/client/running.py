@@ -1,8 +1,9 @@
-"""Running a coroutine in an event loop of its own that ends, whatever its tasks do."""
+"""Event loops: one of its own for a coroutine, which ends whatever its tasks do; calls from other threads."""
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from partymq.log import get_logger
@@ -34,6 +35,19 @@ def run_bounded(main: Coroutine[Any, Any, _ResultT], seconds: float) -> _ResultT
             loop.run_until_complete(_end_threads(loop, seconds))
         finally:
             loop.close()
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    """Calls it in that loop: at once where it runs here, else as soon as can be; never where it is closed."""
+    try:
+        here = asyncio.get_running_loop() is loop
+    except RuntimeError:
+        here = False
+    if here:
+        function()
+    else:
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(function)
 
 
 def _misplaced() -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -41,6 +42,11 @@ def message(
 @dataclasses.dataclass
 class Order:
     amount: int
+
+
+class Later:
+    def __await__(self) -> Any:
+        yield
 
 
 class StructOrder(msgspec.Struct):
@@ -165,6 +171,42 @@ async def test_a_plain_function_that_returns_a_coroutine_is_a_failure():
             await handler.call(message(b""))
 
 
+@pytest.mark.parametrize("made", [lambda: (one for one in ()), lambda: asyncio.Future(), Later])
+async def test_a_plain_function_that_returns_what_nobody_would_run_is_a_failure(made: Any):
+    loop_of_its_own = asyncio.new_event_loop()
+
+    def handle(seen: Message) -> Any:
+        asyncio.set_event_loop(loop_of_its_own)
+        return made()
+
+    with ThreadPoolExecutor(1) as threads, pytest.raises(TypeError, match="nobody would run"):
+        await make_handler(handle, threads).call(message(b""))
+    loop_of_its_own.close()
+
+
+async def test_what_a_call_would_run_nothing_of_is_no_handler():
+    def generator(seen: Message) -> Any:
+        yield
+
+    async def async_generator(seen: Message) -> Any:
+        yield
+
+    class Generator:
+        def __call__(self, seen: Message) -> Any:
+            yield
+
+    class Forgotten:
+        def __init__(self, seen: Message) -> None: ...
+
+        async def __call__(self, seen: Message) -> None: ...
+
+    for function in (generator, async_generator, functools.partial(generator), Generator()):
+        with ThreadPoolExecutor(1) as threads, pytest.raises(ConfigError, match="yield"):
+            make_handler(function, threads)
+    with pytest.raises(ConfigError, match="Forgotten is a class"):
+        make_handler(Forgotten, None)
+
+
 async def test_a_function_that_cannot_be_a_handler_is_refused():
     async def nothing() -> None: ...
 
@@ -271,7 +313,7 @@ async def test_an_error_that_can_not_be_shown_or_sent_is_told_as_far_as_it_can_b
 async def test_a_plain_function_that_raises_stop_iteration_has_ended_as_well():
     with ThreadPoolExecutor(1) as threads:
         handler = make_handler(lambda _seen: next(iter(())), threads)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             with pytest.raises(RuntimeError, match="StopIteration"):
                 await handler.call(message(b""))
 

@@ -1,7 +1,7 @@
 """What a user is told about partitions that come and go."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -36,3 +36,11 @@ async def test_a_hook_ends_when_its_caller_is_cancelled() -> None:
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await calling
+
+
+async def test_a_hook_that_a_call_runs_nothing_of_has_failed() -> None:
+    def generator(_: Sequence[int]) -> Iterator[None]:
+        yield
+
+    with pytest.raises(TypeError, match="yield"):
+        await Hooks(assigned=generator).call_assigned([1])

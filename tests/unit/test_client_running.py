@@ -1,11 +1,15 @@
-"""`Consumer.run` where it can't be: it says what to call instead, and leaves nothing behind."""
+"""`Consumer.run` where it can't be: it says what to call instead, and leaves nothing behind. `stop`, in
+any thread."""
 
+import asyncio
 import threading
+import time
 import warnings
 
 import pytest
 
-from partymq import Consumer
+from partymq import Consumer, Message
+from partymq.client.ownership import Owner
 
 
 @pytest.fixture
@@ -35,3 +39,38 @@ def test_in_another_thread_than_the_main_one_it_says_what_to_call(consumer: Cons
     thread.join()
     assert "asyncio.run(consumer.serve())" in told[0]
     assert consumer.loop is None
+
+
+class Idle:
+    """An `Ownership` that owns nothing, and does nothing until it is to leave."""
+
+    joined = coordinates = False
+
+    def __init__(self) -> None:
+        self._leaving = asyncio.Event()
+
+    async def run(self, owner: Owner) -> None:
+        await self._leaving.wait()
+
+    def leave(self) -> None:
+        self._leaving.set()
+
+
+def test_it_can_be_stopped_in_another_thread_while_its_loop_sleeps() -> None:
+    consumer = Consumer("amqp://localhost", ownership=Idle())
+
+    async def handle(message: Message) -> None: ...
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(begun.set)
+        await consumer.serve(handle)
+
+    begun = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    thread.start()
+    assert begun.wait(60)
+    time.sleep(0.1)  # Until it sleeps; where it does not yet, the test shows less.
+    consumer.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+    consumer.stop()  # It has no loop any more.
