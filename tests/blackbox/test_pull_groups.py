@@ -155,7 +155,7 @@ def test_a_server_does_not_start_where_the_group_is_another_than_its_file_says(
     file.write_text(BOTH)
     served = serve(PARTYMQ_CONFIG=str(file))
     assert served.process is not None
-    assert served.process.wait(30) == 2
+    assert served.process.wait(60) == 2
     assert (
         "partitions = 8 is set here, but the group was created with partitions = 4" in served.log.read_text()
     )

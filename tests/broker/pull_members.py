@@ -91,7 +91,7 @@ class Journal:
         return [(name, partition) for what, name, partition, _ in self.lines if what == "+"]
 
 
-async def until(holds: Callable[[], bool], *members: Member, seconds: float = 15.0) -> float:
+async def until(holds: Callable[[], bool], *members: Member, seconds: float = 60.0) -> float:
     """Wait for a condition; how long it took."""
     began = monotonic()
     while not holds():

@@ -42,7 +42,7 @@ async def connected(url: str, name: str = "test", **arguments: Any) -> AsyncIter
         await connection.close()
 
 
-async def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
@@ -141,7 +141,7 @@ async def test_a_deleted_queue_cancels_its_consumer(vhost: Vhost) -> None:
         cancelled = asyncio.Event()
         await channel.consume("q", lambda *_: None, on_cancel=cancelled.set)
         await other.delete_queue("q")
-        await asyncio.wait_for(cancelled.wait(), 10)
+        await asyncio.wait_for(cancelled.wait(), 60)
         assert channel.error is None
 
 
@@ -223,19 +223,19 @@ async def test_a_cut_connection_is_noticed_and_a_hanging_one_by_its_heartbeat(
     url = tcp_proxy.url(vhost.amqp_url) + "?heartbeat=1"
     async with connected(url) as connection:
         tcp_proxy.cut()
-        await asyncio.wait_for(connection.wait_lost(), 5)
+        await asyncio.wait_for(connection.wait_lost(), 60)
     async with connected(url) as connection:
         await asyncio.sleep(3)
         assert connection.error is None
         tcp_proxy.pause()
-        assert "heartbeat" in str(await asyncio.wait_for(connection.wait_lost(), 10))
+        assert "heartbeat" in str(await asyncio.wait_for(connection.wait_lost(), 60))
         tcp_proxy.resume()
 
 
 async def test_a_closed_vhost_closes_the_connection_with_the_brokers_words(vhost: Vhost) -> None:
     async with connected(vhost.amqp_url) as connection:
         vhost.api("DELETE", f"vhosts/{vhost.name}")
-        assert "320 CONNECTION_FORCED" in str(await asyncio.wait_for(connection.wait_lost(), 20))
+        assert "320 CONNECTION_FORCED" in str(await asyncio.wait_for(connection.wait_lost(), 60))
 
 
 # Bytes -------------------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ async def test_a_foreign_user_id_is_refused_and_as_a_header_it_is_not(vhost: Vho
             app_id="app", headers={"a": 1, "x-partymq-user-id": "somebody"}
         )
         connection.write(publish + raw)
-        error = await asyncio.wait_for(channel.wait_closed(), 10)
+        error = await asyncio.wait_for(channel.wait_closed(), 60)
         assert isinstance(error, ChannelClosed)
         assert error.code == 406
 

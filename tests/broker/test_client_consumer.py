@@ -108,7 +108,7 @@ async def partitions(opened: Partitions) -> Partitions:
     return opened
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
@@ -413,7 +413,7 @@ async def test_plain_functions_run_in_so_many_threads(partitions: Partitions):
     seen: list[int] = []
 
     def handle(message: Message) -> None:
-        together.wait(5)
+        together.wait(60)
         seen.append(int(message.body))
 
     for number in range(9):
@@ -468,7 +468,7 @@ async def test_handlers_that_do_not_end_in_time_are_cancelled_when_it_stops(open
 
     await opened.publish("a", "one")
     consumer, _ = opened.consumer(handle, stop_timeout=0.1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         async with consumer:
             await begun.wait()
     assert cancelled.is_set()
@@ -682,7 +682,7 @@ async def test_run_ends_in_good_order_by_sigterm(opened: Partitions):
         sys.executable, "-c", textwrap.dedent(PROGRAM), opened.url, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await process.stdout.readline() == b"begun\n"
         process.send_signal(signal.SIGTERM)
         rest = await process.stdout.read()

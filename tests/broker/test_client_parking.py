@@ -72,7 +72,7 @@ async def test_what_is_acknowledged_message_by_message_does_not_come_again(
     )
     await partition.open(connection)
     partition.prove()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(partition.stream) < _MESSAGES:
             await asyncio.sleep(0.01)
     items = [item for item in iter(lanes.start, None) if item.tag % 2 == 0 and item.tag <= _MESSAGES // 2]
@@ -92,7 +92,7 @@ async def put(connection: Connection, queue: str, content: bytes) -> None:
     await channel.select_confirms(lambda _: confirmed.set())
     assert channel.number == 1
     connection.write(publish_frame(1, "", queue) + content)
-    await asyncio.wait_for(confirmed.wait(), 10)
+    await asyncio.wait_for(confirmed.wait(), 60)
     await channel.close()
 
 

@@ -221,7 +221,7 @@ async def test_what_goes_to_a_dead_members_quorum_queue_does_not_put_off_its_pro
     channel = await setting.connection.open_channel()
     await channel.declare_queue("q", durable=True, arguments={"x-queue-type": "quorum"})
     await channel.select_confirms()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             await channel.publish("", "q", b"x")
             setting.lanes.sent += 1

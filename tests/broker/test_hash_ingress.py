@@ -258,7 +258,7 @@ async def resized_while_at_work(vhost: Vhost, start: Start, queue_type: str, key
         await own.close()
         return sent
 
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(150):
         await agree(connection, "g", wish(key, 4, queue_type))
         channel = await connection.open_channel()
         await channel.declare_exchange("theirs", "fanout")

@@ -66,7 +66,7 @@ async def messages_in_the_queue(vhost: Vhost) -> tuple[int, int]:
 @pytest.mark.parametrize("kind", ["quorum", "classic"])
 async def test_the_first_one_gets_it_and_saves(vhost: Vhost, broker: Connect, kind: str) -> None:
     lease = lease_on(await broker(), "one", kind)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await lease.acquire() == GroupState.new(PARTITIONS)
         for generation in range(1, 20):
             await lease.save(with_generation(generation))
@@ -78,7 +78,7 @@ async def test_the_first_one_gets_it_and_saves(vhost: Vhost, broker: Connect, ki
 async def test_a_second_one_waits_and_takes_over_what_was_saved(vhost: Vhost, broker: Connect) -> None:
     first_connection = await broker()
     first = lease_on(first_connection, "one")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await first.acquire()
         second = lease_on(await broker(), "two")
         waiting = asyncio.create_task(second.acquire())
@@ -94,7 +94,7 @@ async def test_a_second_one_waits_and_takes_over_what_was_saved(vhost: Vhost, br
 
 async def test_a_third_one_takes_over_from_the_second(vhost: Vhost, broker: Connect) -> None:
     generation = 0
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         for epoch in range(1, 6):
             connection = await broker()
             lease = lease_on(connection, f"number {epoch}")
@@ -119,7 +119,7 @@ async def test_of_several_states_the_highest_counts(vhost: Vhost, broker: Connec
         await channel.publish("", state_queue("g"), msgspec.json.encode(message))
     await channel.publish("", state_queue("g"), b"no state at all")
     lease = lease_on(await broker(), "one")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         state = await lease.acquire()
         assert (state.generation, lease.epoch) == (42, 5)
         while await messages_in_the_queue(vhost) != (0, 1):
@@ -128,7 +128,7 @@ async def test_of_several_states_the_highest_counts(vhost: Vhost, broker: Connec
 
 async def test_another_number_of_partitions_is_refused(vhost: Vhost, broker: Connect) -> None:
     connection = await broker()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await lease_on(connection, "one").acquire()
         await connection.close()
         other = Lease(await broker(), group="g", partitions=8, instance="two", queue_type="quorum")
@@ -141,7 +141,7 @@ async def test_a_deleted_state_queue_ends_the_lease_and_the_state_comes_back(
 ) -> None:
     connection = await broker()
     lease = lease_on(connection, "one", "classic")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await lease.acquire()
         await lease.save(with_generation(5))
         operator = await (await broker()).open_channel()
@@ -155,7 +155,7 @@ async def test_a_deleted_state_queue_ends_the_lease_and_the_state_comes_back(
 
 async def test_a_state_queue_of_another_type_is_used_as_it_is(vhost: Vhost, broker: Connect) -> None:
     connection = await broker()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await lease_on(connection, "one", "classic").acquire()
         await connection.close()
         second = lease_on(await broker(), "two", "quorum")
@@ -165,7 +165,7 @@ async def test_a_state_queue_of_another_type_is_used_as_it_is(vhost: Vhost, brok
 
 async def test_a_state_that_another_version_wrote_is_left_to_it(vhost: Vhost, broker: Connect) -> None:
     connection = await broker()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         lease = lease_on(connection, "newer", "classic")
         await lease.acquire()
         channel = await connection.open_channel()

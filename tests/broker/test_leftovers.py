@@ -79,7 +79,7 @@ class Mover:
 @pytest.fixture
 async def mover(vhost: Vhost) -> AsyncIterator[Mover]:
     url = BrokerUrl.parse(vhost.amqp_url)
-    async with Management(vhost.management_url, vhost.name) as management, asyncio.timeout(90):
+    async with Management(vhost.management_url, vhost.name) as management, asyncio.timeout(150):
         connection, eyes = await connect(url, name="mover"), await connect(url, name="eyes")
         yield Mover(vhost, connection, eyes, management)
         await connection.close()
@@ -168,7 +168,7 @@ async def test_our_own_consumer_is_not_taken_for_the_members(mover: Mover) -> No
     seen.append((await mover.depths.sample(["q"]))["q"].consumers)
     await move
     assert not any(seen), seen
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await mover.depths.sample(["q"]))["q"].consumers is None:
             await asyncio.sleep(0.1)
 

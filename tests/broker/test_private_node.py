@@ -60,7 +60,7 @@ def listens(port: int) -> bool:
     return True
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -199,7 +199,7 @@ def test_the_node_does_not_outlive_its_parent(then: str, ended_by: signal.Signal
             if ended_by is not None:
                 assert not is_gone(int(pid))
                 child.send_signal(ended_by)
-            child.wait(30)
+            child.wait(60)
             assert eventually(lambda: is_gone(int(pid)))
             assert eventually(lambda: not Path(folder).exists())
             assert eventually(lambda: processes_naming(folder) == [])

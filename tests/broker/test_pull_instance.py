@@ -39,7 +39,7 @@ class Served:
         self.running = asyncio.create_task(self.instance.run())
 
     async def ready(self) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while self.instance.unready() is not None:
                 if self.running.done():
                     self.running.result()
@@ -49,7 +49,7 @@ class Served:
         """The description as soon as it is as it should be."""
         said: object = None
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 while True:
                     with suppress(BrokerError, NoCoordinator):
                         said = described = await self.instance.describe()
@@ -227,7 +227,7 @@ async def test_with_the_router_as_ingress_it_fills_the_group_and_says_when_it_ca
 ) -> None:
     routed = {"ingress": "router", "source_queue": "in", "coordinator": "embedded"}
     served = serve("a", **routed)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while "source queue 'in' does not exist" not in str(served.instance.unready()):
             await asyncio.sleep(0.01)
     connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
@@ -239,7 +239,7 @@ async def test_with_the_router_as_ingress_it_fills_the_group_and_says_when_it_ca
     for number in range(20):
         headers = {"partitionKey": f"key-{number}"}
         await channel.publish("", "in", b"", Basic.Properties(headers=headers))
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while served.instance.statistics().routed_messages < 20:
             await asyncio.sleep(0.01)
     one = join("one", coordinator="embedded")
@@ -255,7 +255,7 @@ async def test_it_ends_where_the_group_is_another_than_the_settings_say(vhost: V
     await agree(connection, GROUP, WISH)
     served = serve("a", partitions=PARTITIONS + 1)
     with pytest.raises(ConfigError, match=rf"partitions = {PARTITIONS + 1} is set here.*= {PARTITIONS}:"):
-        await asyncio.wait_for(served.running, 15)
+        await asyncio.wait_for(served.running, 60)
     await connection.close()
 
 
@@ -263,11 +263,11 @@ async def test_a_group_of_the_other_mode_is_not_taken_over(vhost: Vhost, serve: 
     broker = BrokerSettings(url=BrokerUrl.parse(vhost.amqp_url), management_url=None)
     push = GroupInstance(broker, GroupSettings(GROUP, source_declare=True), instance="push")
     running = asyncio.create_task(push.run())
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not push.statistics().coordinates:
             await asyncio.sleep(0.01)
     with pytest.raises(ConfigError, match=r"mode = 'pull' is set here, but .* it is a push group"):
-        await asyncio.wait_for(serve("a").running, 15)
+        await asyncio.wait_for(serve("a").running, 60)
     running.cancel()
     await asyncio.wait([running])
 
@@ -275,7 +275,7 @@ async def test_a_group_of_the_other_mode_is_not_taken_over(vhost: Vhost, serve: 
     await pulled.ready()
     push = GroupInstance(broker, GroupSettings("pulled", source_declare=True), instance="push")
     with pytest.raises(ConfigError, match=r"on this broker it is a pull group .* group delete pulled"):
-        await asyncio.wait_for(push.run(), 15)
+        await asyncio.wait_for(push.run(), 60)
     await pulled.stop()
 
 

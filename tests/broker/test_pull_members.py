@@ -60,7 +60,7 @@ async def test_a_partition_does_not_move_before_its_owner_has_given_it_up(
     await until(lambda: shared(one), one)
     one.hold_revoke = asyncio.Event()
     two = join("two")
-    await asyncio.wait_for(one.revoking.wait(), 10)
+    await asyncio.wait_for(one.revoking.wait(), 60)
     await asyncio.sleep(0.5)
     assert not two.tokens
     one.hold_revoke.set()
@@ -160,7 +160,7 @@ async def test_a_second_process_of_a_name_takes_the_place_of_the_first(join: Joi
     await until(lambda: shared(first), first)
     second = join("one")
     with pytest.raises(ConfigError, match="another process has joined group g as 'one'"):
-        await asyncio.wait_for(first.running, 10)
+        await asyncio.wait_for(first.running, 60)
     await until(lambda: shared(second), second)
 
 

@@ -48,7 +48,7 @@ async def test_order_is_kept_and_nothing_is_repeated_while_a_group_is_resized_ag
     wish = {"partitions": 4, "queue_type": queue_type}
     rounds = 120
     connection = await opened(vhost)
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(150):
         await agree(connection, "g", wish)
         members = [Consumer(vhost.amqp_url, group="g", **wish) for _ in range(3)]
         for member in members:
@@ -80,7 +80,7 @@ async def test_connections_lost_in_the_middle_of_a_resize_repeat_but_lose_and_sw
     wish = {"partitions": 4, "queue_type": "quorum"}
     rounds = 60
     connection = await opened(vhost)
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(150):
         await agree(connection, "g", wish)
         for _ in range(3):
             start(Consumer(tcp_proxy.url(vhost.amqp_url), group="g", **wish), seen.handle)
@@ -249,7 +249,7 @@ async def test_settings_that_somebody_else_reads_are_waited_for(vhost: Vhost) ->
     await asyncio.sleep(1.0)
     assert not any(task.done() for task in reading)
     await slow.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for layout in await asyncio.gather(*reading):
             assert layout is not None
             assert (layout.partitions, layout.version) == (2, 1)

@@ -40,7 +40,7 @@ DEAD = "partymq.default.q.dead-letter"
 PARTITIONS = 12
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0, what: str = "") -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0, what: str = "") -> None:
     """Wait until something holds."""
     try:
         async with asyncio.timeout(seconds):
@@ -143,7 +143,7 @@ class World:
         if count:
             await channel.qos(1000)
             await channel.consume(queue, delivered)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await enough.wait()
         await connection.close()
         return messages
@@ -367,7 +367,7 @@ async def test_the_end_of_the_coordinators_connection_is_the_end(world: World, t
     tcp_proxy.cut()
     assert world.running is not None
     with pytest.raises(ConnectionLost):
-        await asyncio.wait_for(world.running, 5)
+        await asyncio.wait_for(world.running, 60)
     assert world.router.session == 0
     await world.make_router()
     await world.start("a")
@@ -388,11 +388,11 @@ async def test_a_planned_end_repeats_nothing(world: World, how: str) -> None:
     match how:
         case "finish":
             world.router.finish()
-            await asyncio.wait_for(world.running, 5)
+            await asyncio.wait_for(world.running, 60)
         case "cancel":
             world.running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait_for(world.running, 5)
+                await asyncio.wait_for(world.running, 60)
         case "stop":
             world.router.stop()
             await until(lambda: bool(world.of(SessionEnded)))

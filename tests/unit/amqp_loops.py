@@ -22,7 +22,7 @@ def both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 
         async def bounded() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await test(**fixtures)
 
         with asyncio.Runner(loop_factory=_FACTORIES[event_loop_kind]) as runner:

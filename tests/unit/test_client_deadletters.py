@@ -42,7 +42,7 @@ class Broker:
 async def test_a_connection_that_is_lost_meanwhile_is_an_error_at_once() -> None:
     """It is not taken for a queue of which nothing more comes."""
     broker = Broker()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         looking = asyncio.create_task(dead_letters(cast("Any", broker), "g"))
         await broker.consuming.wait()
         broker.end(ConnectionLost("cut"))

@@ -354,4 +354,4 @@ async def test_closing_does_not_wait_for_what_nobody_waits_for_any_more(
     closing = asyncio.create_task(publisher.close())
     await asyncio.sleep(0)
     publishing.cancel()
-    await asyncio.wait_for(closing, 30)
+    await asyncio.wait_for(closing, 60)

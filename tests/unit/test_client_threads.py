@@ -23,12 +23,12 @@ def test_so_many_threads_are_started_as_are_needed() -> None:
 
     def wait(name: str, *, more: str) -> str:
         with suppress(threading.BrokenBarrierError):
-            both.wait(5)
-        go_on.wait(5)
+            both.wait(60)
+        go_on.wait(60)
         return name + more
 
     waiting = [threads.submit(wait, "a", more="b"), threads.submit(wait, "c", more="d")]
-    both.wait(5)  # So they run at the same time.
+    both.wait(60)  # So they run at the same time.
     third = threads.submit(str, 3)
     assert not third.done()
     go_on.set()
@@ -43,11 +43,11 @@ def test_what_is_raised_in_a_thread_is_told_and_what_was_not_begun_is_cancelled(
 
     def fail() -> None:
         begun.set()
-        go_on.wait(5)
+        go_on.wait(60)
         raise SystemExit(3)
 
     failing, waiting = threads.submit(fail), threads.submit(str, 1)
-    begun.wait(5)
+    begun.wait(60)
     threads.shutdown(cancel_futures=True)
     with pytest.raises(CancelledError):
         waiting.result(5)

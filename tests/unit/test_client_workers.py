@@ -154,14 +154,14 @@ def test_all_are_stopped_and_a_killed_one_is_replaced(
     numbers = pids(tmp_path, "numbers")
     assert set(numbers[:2]) == {0, 1}
     workers.send_signal(signal.SIGINT)
-    assert workers.wait(20) == 0
+    assert workers.wait(60) == 0
     assert set(pids(tmp_path, "stopped")) == {second, third}
 
 
 @pytest.mark.parametrize("workers", ["plain"], indirect=True)
 def test_one_that_ends_by_itself_ends_all(workers: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
     (tmp_path / "fail").touch()
-    assert workers.wait(20) == 3
+    assert workers.wait(60) == 3
 
 
 @pytest.mark.parametrize("workers", ["plain"], indirect=True)
@@ -178,7 +178,7 @@ def test_all_are_started_anew_when_a_file_changes(workers: "subprocess.Popen[byt
     until(lambda: len(pids(tmp_path, "started")) == 4)
     assert set(pids(tmp_path, "stopped")) == set(pids(tmp_path, "started")[:2])
     workers.terminate()
-    assert workers.wait(20) == 0
+    assert workers.wait(60) == 0
 
 
 def test_a_consumer_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
