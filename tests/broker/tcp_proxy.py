@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 _T = TypeVar("_T")
 
-_COMMAND_SECONDS = 5.0
+_COMMAND_SECONDS = 60.0
 _CHUNK = 65_536
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 

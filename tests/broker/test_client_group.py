@@ -1,7 +1,6 @@
 """The library as its users see it: a consumer, a publisher, a group; nothing else runs but the broker."""
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,12 +64,10 @@ async def test_members_come_and_go_and_every_order_is_handled_once_and_in_its_tu
         await until(lambda: len(first.partitions) == 8)
         publishing = asyncio.create_task(publish())
         await until(lambda: by_member["one"] > 50)
-        began = time.monotonic()
         async with second:
             await until(lambda: by_member["two"] > 50)
             assert len(first.partitions) == len(second.partitions) == 4
         assert len(second.partitions) == 0
-        assert time.monotonic() - began < 20
         await publishing
         await until(lambda: sum(map(len, seen.values())) == 600)
     assert seen == {f"customer-{customer}": list(range(60)) for customer in range(10)}

@@ -217,14 +217,14 @@ async def test_what_came_too_late_to_an_old_partition_is_a_dead_letter(vhost: Vh
         await unbind(connection, "g", before)
         channel = await connection.open_channel()
         await channel.select_confirms()
-        await channel.publish("", before.queue("g", 1), b"late", Basic.Properties(expiration="60000"))
+        await channel.publish("", before.queue("g", 1), b"late", Basic.Properties(expiration="600000"))
         await put(other, before.queue("g", 1), strange.replace(b"\x02??", b"\x02\xff\xfe"))
         await remove_before(connection, "g", after)
     message = await channel.get(dead_letter_queue("g"))
     assert message is not None
     assert message.body == b"late"
     headers = message.properties.headers or {}
-    assert (headers["x-partymq-partition"], headers["x-partymq-expiration"]) == ("1", "60000")
+    assert (headers["x-partymq-partition"], headers["x-partymq-expiration"]) == ("1", "600000")
     assert message.properties.expiration is None
     with pytest.raises(ProtocolError):
         await channel.get(dead_letter_queue("g"))

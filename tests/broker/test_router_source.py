@@ -89,7 +89,8 @@ async def test_nothing_is_taken_while_another_router_may_have_older_messages(
     world: World, tcp_proxy: TcpProxy
 ) -> None:
     """Its publishing connection is gone, but for the broker it still consumes: it, or its network, hangs."""
-    await world.make_router(tcp_proxy.url(world.vhost.amqp_url), prefetch=50, settle_timeout=0.1)
+    url = tcp_proxy.url(world.vhost.amqp_url) + "?heartbeat=600"
+    await world.make_router(url, prefetch=50, settle_timeout=0.1)
     control, world.control = world.control, await connect(world.url, name="the first one's")
     await world.start("a")
     first, running = world.router, world.running

