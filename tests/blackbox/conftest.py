@@ -78,7 +78,7 @@ class Served:
         """The exit code after a signal."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(40)
+        return self.process.wait(120)
 
 
 @pytest.fixture

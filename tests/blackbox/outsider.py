@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pika
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ BODIES = (
     b'{"group": "none"}',
 )
 ALLOWED = {200, 400, 404, 405, 409, 413, 422, 503}
+ANSWERS = {200, 404, 409, 422}
 
 
 def abuse(api, seed, ends, answered, failures):
     """Calls at random, by hostnames that are shared with others who do the same."""
     chooser = random.Random(seed)
     try:
-        while time.monotonic() < ends:
+        while time.monotonic() < ends or (not answered.keys() >= ANSWERS and time.monotonic() < ends + 60):
             hostname = chooser.choice(
                 ("bad-1", "bad-2", "bad-3", f"bad-{chooser.randrange(10**6)}", "a%2Fb", "")
             )
@@ -57,10 +58,10 @@ def test_a_storm_of_calls_out_of_turn_disturbs_no_member(serve, crowd):
         for thread in storm:
             thread.start()
         for thread in storm:
-            thread.join(60)
+            thread.join(120)
         crowd.more(50)
     assert not failures, failures
-    assert {200, 404, 409, 422} <= answered.keys()
+    assert answered.keys() >= ANSWERS
     crowd.all_finished()
     for pod in crowd.pods:
         assert sum(note.kind == "R" for note in pod.read) == 1, pod.process.last_words()

@@ -30,7 +30,7 @@ def specials(foreign_user):
         (b"", pika.BasicProperties(headers=key, delivery_mode=2)),
         (b"\xce" * BIG, pika.BasicProperties(headers=key, delivery_mode=2)),
         (b"user", pika.BasicProperties(headers=key, user_id=foreign_user)),
-        (b"soon", pika.BasicProperties(headers=key, expiration="60000")),
+        (b"soon", pika.BasicProperties(headers=key, expiration="600000")),
         (b"copies", pika.BasicProperties(headers={**key, "CC": ["elsewhere", SOURCE, "partymq.none"]})),
         (b"many", pika.BasicProperties(headers={**key, **{f"h{n}": "x" * 100 for n in range(600)}})),
         (b"nothing", pika.BasicProperties(headers=key)),

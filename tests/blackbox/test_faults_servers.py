@@ -16,7 +16,7 @@ def coordinates(served):
 
 
 def test_a_zombie_routes_nothing_and_changes_nothing(serve, vhost, crowd):
-    url = vhost.amqp_url + "?heartbeat=1"
+    url = vhost.amqp_url + "?heartbeat=2"
     first = serve(PARTYMQ_RABBIT_CS=url).ready()
     second = serve(PARTYMQ_RABBIT_CS=url).ready()
     crowd.urls.append(second.api.base)

@@ -125,7 +125,7 @@ def test_another_server_goes_on_coordinating_when_one_is_killed(
         more(range(200, 400))
         workers.until_handled(400)
         until(lambda: orders(survivor).get("coordinator") not in (None, told[0]["coordinator"]))
-        assert orders(survivor)["epoch"] == told[0]["epoch"] + 1
+        assert orders(survivor)["epoch"] > told[0]["epoch"]
         second_worker = workers.start()
         until(lambda: shares(survivor) == [4, 4], what=lambda: f"two share: {orders(survivor)}")
         more(range(400, 600))
@@ -155,7 +155,7 @@ def test_a_server_does_not_start_where_the_group_is_another_than_its_file_says(
     file.write_text(BOTH)
     served = serve(PARTYMQ_CONFIG=str(file))
     assert served.process is not None
-    assert served.process.wait(60) == 2
+    assert served.process.wait(120) == 2
     assert (
         "partitions = 8 is set here, but the group was created with partitions = 4" in served.log.read_text()
     )

@@ -6,6 +6,7 @@ token, and the members have the same number of partitions, but for one.
 
 import random
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from partymq.coordinator.pull import PullSettings
 from partymq.group import events as ev
@@ -315,13 +316,14 @@ class PullSchedule(Course):
             self.end()
 
     def end(self) -> None:
-        """Nothing of it runs any more."""
-        for process in (*self.publishers, *self.operators):
-            process.end()
-        for _, candidate in self.candidates():
-            candidate.kill()
-        for member in self.members:
-            member.loop.end()
+        """Nothing of it runs any more. All of it is ended, though a promise may be broken by that."""
+        with ExitStack() as ends:
+            for member in self.members:
+                ends.callback(member.loop.end)
+            for _, candidate in self.candidates():
+                ends.callback(candidate.kill)
+            for process in (*self.publishers, *self.operators):
+                ends.callback(process.end)
 
 
 def play_pull(seed: int, parts: PullParts | None = None, *, telling: bool = False) -> Result:

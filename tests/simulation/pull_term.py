@@ -247,11 +247,13 @@ class Candidate:
 
     def kill(self) -> None:
         """Its process is dead."""
-        self.cut()
-        self._end_term()
-        self._hang_up()
-        self.loop.end()
-        self.ended = True
+        try:
+            self.cut()
+        finally:  # what it had sent may break a promise
+            self._end_term()
+            self._hang_up()
+            self.loop.end()
+            self.ended = True
 
     def close(self) -> None:
         """End in good order."""
