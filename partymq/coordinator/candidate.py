@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Final
 
+from msgspec.structs import replace as replace_struct
+
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.url import BrokerUrl
 from partymq.coordinator.layout_store import read_layout
@@ -76,13 +78,18 @@ class Candidate:
         try:
             # Another number of partitions since we began is no contradiction.
             initial = await self._initial(connection)
+            last_known = self._last_known
+            if last_known is not None and last_known.state.layout != initial.layout:
+                # Of a group that was deleted, and made anew. Its epochs and generations go on.
+                initial.generation = last_known.state.generation
+                last_known = replace_struct(last_known, state=initial)
             lease = Lease(
                 connection,
                 group=settings.group,
                 partitions=settings.partitions,
                 instance=self._instance,
                 queue_type=settings.queue_type,
-                last_known=self._last_known,
+                last_known=last_known,
                 initial=initial,
             )
             state = await lease.acquire()

@@ -88,7 +88,7 @@ async def fill_ring(channel: Channel, group: str, layout: GroupLayout, *, new: b
     )
     if layout.layout % 2 == 0:
         await channel.bind_exchange(ring_exchange(group, layout.layout), second_hash_exchange(group))
-    elif not new or layout.layout == 1:
+    elif not new or layout.layout == layout.first:
         await channel.bind_exchange(ring_exchange(group, layout.layout), hash_exchange(group))
 
 

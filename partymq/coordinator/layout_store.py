@@ -17,7 +17,7 @@ from partymq.amqp.connection import Connection
 from partymq.amqp.content import Message
 from partymq.errors import CallTimeout, ChannelClosed
 from partymq.group.layout import GroupLayout
-from partymq.group.names import settings_lock, settings_queue
+from partymq.group.names import former_queue, settings_lock, settings_queue
 
 _NOT_FOUND: Final = 404
 _LOCKED: Final = 405
@@ -38,6 +38,8 @@ _BETWEEN_OLD: Final = 0.3
 """So often, and so many seconds apart, are the settings looked at while they are older than they were."""
 _LOCK_WITHIN: Final = 120.0
 """Seconds to wait for whoever writes the settings: declaring thousands of quorum queues takes its time."""
+_REMEMBERED: Final = 30 * 24 * 3600
+"""Seconds for which the settings of a group are remembered that was deleted."""
 _PERSISTENT: Final = Basic.Properties(content_type="application/json", delivery_mode=2)
 
 
@@ -86,14 +88,16 @@ async def read_layout_since(
     return found
 
 
-async def write_layout(connection: Connection, group: str, layout: GroupLayout) -> None:
+async def write_layout(connection: Connection, group: str, layout: GroupLayout, *, new: bool = False) -> None:
     """Writes the settings in the place of those that are there. Call it `locked`. Raises BrokerError.
 
     The older ones are in our hands meanwhile, so that nobody reads them when the new ones are there.
+
+    `new`: the group is; there are none.
     """
     channel = await connection.open_channel()
     try:
-        if layout.version > 1:
+        if layout.version > 1 and not new:
             older = await _taken(channel, group)
         else:
             older = await _all_of(channel, settings_queue(group))
@@ -101,6 +105,44 @@ async def write_layout(connection: Connection, group: str, layout: GroupLayout) 
         await channel.publish("", settings_queue(group), layout.encode(), _PERSISTENT, mandatory=True)
         for message in older:
             channel.ack(message.tag)
+    finally:
+        await channel.close()
+
+
+async def remember_former(connection: Connection, group: str, layout: GroupLayout) -> None:
+    """Of a group that is to be deleted: what `former_layout` is to answer. Call it `locked`. Raises
+    BrokerError."""
+    queue = former_queue(group)
+    await forget_former(connection, group)
+    channel = await connection.open_channel()
+    try:
+        await channel.declare_queue(queue, durable=True, arguments={"x-expires": _REMEMBERED * 1000})
+        await channel.select_confirms()
+        await channel.publish("", queue, layout.encode(), _PERSISTENT, mandatory=True)
+    finally:
+        await channel.close()
+
+
+async def former_layout(connection: Connection, group: str) -> GroupLayout | None:
+    """The settings of a group of this name that was deleted in the last month, where it is known. Call it
+    `locked`. Raises BrokerError."""
+    channel = await connection.open_channel()
+    try:
+        found = await _all_of(channel, former_queue(group))
+        return GroupLayout.decode(found[-1].body) if found else None
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+    finally:
+        await channel.close()
+    return None
+
+
+async def forget_former(connection: Connection, group: str) -> None:
+    """Call it `locked`. Idempotent. Raises BrokerError."""
+    channel = await connection.open_channel()
+    try:
+        await channel.delete_queue(former_queue(group))
     finally:
         await channel.close()
 

@@ -6,7 +6,7 @@ from typing import Final
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import exchange_at, routing_key_at
 from partymq.amqp.queues import look_at
-from partymq.coordinator.layout_store import locked, write_layout
+from partymq.coordinator.layout_store import locked, remember_former, write_layout
 from partymq.coordinator.moving import Move
 from partymq.errors import ChannelClosed, ConfigError
 from partymq.group.layout import GroupLayout
@@ -90,6 +90,7 @@ async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_
                         )
                 if (await _consumers(connection, state_queue(group))) > 0:
                     raise ConfigError(f"group {group}: `partymq serve` coordinates it: stop that first")
+            await remember_former(connection, group, layout)
             await channel.delete_queue(settings_queue(group))
             for queue in (*partitions, dead_letter_queue(group), parked_queue(group)):
                 count += await channel.delete_queue(queue)

@@ -13,7 +13,13 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.queues import arguments_of, declare_missing
 from partymq.coordinator.hash_ingress import PLUGINS, declare_ring, fill_ring, ring_type, turn_from
-from partymq.coordinator.layout_store import locked, read_layout, write_layout
+from partymq.coordinator.layout_store import (
+    forget_former,
+    former_layout,
+    locked,
+    read_layout,
+    write_layout,
+)
 from partymq.coordinator.router_lock import leave
 from partymq.errors import BrokerError, CallTimeout, ChannelClosed, ConfigError, ConnectionLost
 from partymq.group.key import KeyFinder, make_finder
@@ -58,8 +64,10 @@ async def agree(
             with suppress(CallTimeout):
                 found = await read_layout(connection, group)
             if found is None:
+                wanted = wanted.after(await former_layout(connection, group))
                 await declare(connection, group, wanted, new=True)
-                await write_layout(connection, group, wanted)
+                await write_layout(connection, group, wanted, new=True)
+                await forget_former(connection, group)
                 _say_created(group, wanted, meant=meant or bool(wish))
                 return wanted
     found.check(group, wish)

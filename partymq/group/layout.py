@@ -40,6 +40,7 @@ class _Message(msgspec.Struct, frozen=True):
     previous: int = 0
     prefetch: int = 0
     previous_prefetch: int = 0
+    first: int = 1
 
 
 _DECODE = msgspec.json.Decoder(_Message).decode
@@ -57,7 +58,7 @@ class GroupLayout:
             `router` (`partymq serve`).
         key: what messages are ordered by. A publisher needs a header (it writes the key there), a hash
             exchange a header or the routing key. `missing` is not part of the group's settings.
-        layout: number of the set of queues; 1, and one more with every change of `partitions`.
+        layout: number of the set of queues; `first`, and one more with every change of `partitions`.
         version: of these settings; the highest one counts.
         previous: the number of partitions of the layout before, until that is empty; 0 = there is none.
         prefetch: messages at most that a member has been delivered and has not acknowledged; split evenly
@@ -66,6 +67,8 @@ class GroupLayout:
             the queues: what an owner gives back of a quorum queue keeps its order only where the next one
             takes as many.
         previous_prefetch: the same of the layout before.
+        first: the number of the group's first layout: 1; where the group was deleted and made anew one that
+            it had not before, so that whoever knows it from then notices.
 
     Raises:
         ConfigError: one of them is not possible.
@@ -80,6 +83,7 @@ class GroupLayout:
     previous: int = 0
     prefetch: int = 0
     previous_prefetch: int = 0
+    first: int = 1
 
     def __post_init__(self) -> None:
         check_number("partitions", self.partitions, 1, MOST_PARTITIONS, whole=True)
@@ -120,7 +124,7 @@ class GroupLayout:
         """Raises ConfigError where something else is wished than what is, naming both."""
         for name, wished in wish.items():
             found = getattr(self, name)
-            if name in ("partitions", "prefetch") and self.layout > 1:
+            if name in ("partitions", "prefetch") and self.layout > self.first:
                 continue  # resized since it was created
             if name == "key":
                 found, wished = key_text(found), key_text(wished)
@@ -141,6 +145,14 @@ class GroupLayout:
             previous=self.partitions,
             previous_prefetch=self.prefetch,
         )
+
+    def after(self, former: Self | None) -> Self:
+        """The same as a group's first layout, where a group of its name had these settings before it was
+        deleted."""
+        if former is None:
+            return self
+        first = former.layout + 1
+        return replace(self, layout=first, version=former.version + 1, first=first)
 
     def before(self) -> Self | None:
         """The layout before, while it is being emptied."""
@@ -209,6 +221,7 @@ class GroupLayout:
             self.previous,
             self.prefetch,
             self.previous_prefetch,
+            self.first,
         )
         return msgspec.json.encode(message)
 
@@ -231,6 +244,7 @@ class GroupLayout:
             message.previous,
             message.prefetch,
             message.previous_prefetch,
+            message.first,
         )
 
 

@@ -100,6 +100,11 @@ def settings_queue(group: str) -> str:
     return f"partymq.{group}.q.settings"
 
 
+def former_queue(group: str) -> str:
+    """Remembers for some time the settings that a deleted group of this name had."""
+    return f"partymq.{group}.q.former"
+
+
 def settings_lock(group: str) -> str:
     """A queue that is exclusive to the connection that writes the settings; gone otherwise."""
     return f"partymq.{group}.q.settings-lock"

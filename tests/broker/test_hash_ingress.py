@@ -22,7 +22,7 @@ from partymq.coordinator.pull_removal import delete, remove_before
 from partymq.coordinator.pull_topology import agree, declare, resize, unbind
 from partymq.errors import ConfigError
 from partymq.group.layout import GroupLayout, key_rule
-from partymq.group.names import hash_exchange, parked_queue, ring_exchange
+from partymq.group.names import former_queue, hash_exchange, parked_queue, ring_exchange
 from tests.broker.management import delete_vhost
 from tests.broker.test_permissions import left
 from tests.broker.test_pull_group import Start, start
@@ -134,7 +134,7 @@ async def test_each_key_is_in_one_partition(vhost: Vhost, connection: Connection
     present = await read_layout(connection, "g")
     assert present is not None
     assert await delete(connection, "g", present) == 0
-    assert left(vhost) == set()
+    assert left(vhost) == {former_queue("g")}
 
 
 async def test_a_routing_key_keeps_its_partition_when_the_broker_starts_anew(
@@ -390,3 +390,16 @@ async def resized_while_parked(vhost: Vhost, start: Start, key: str) -> None:
             await asyncio.sleep(0.05)
     assert {bad: handled[bad] for bad in keys} == {bad: [n, n + 6] for n, bad in enumerate(keys)}
     await connection.close()
+
+
+async def test_the_first_layout_gets_the_messages_whatever_its_number(connection: Connection, vhost: Vhost):
+    """A group that is deleted and made anew counts on."""
+    layout = await agree(connection, "g", wish("routing_key", 2))
+    for number in (2, 3):
+        await delete(connection, "g", layout)
+        layout = await agree(connection, "g", wish("routing_key", 2))
+        assert layout.layout == number
+        async with Publisher(vhost.amqp_url, group="g") as publisher:
+            assert await publisher.publish_many((b"", f"k{key}") for key in range(20)) == 20
+        counts = [await count(connection, layout.queue("g", partition)) for partition in range(2)]
+        assert sum(counts) == 20
