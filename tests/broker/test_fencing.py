@@ -119,7 +119,7 @@ async def publish(url: str) -> None:
         )
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_what_a_zombie_writes_is_refused_and_every_booking_counts_once(
     members: Members, vhost: Vhost
 ) -> None:

@@ -404,7 +404,7 @@ async def test_a_planned_end_repeats_nothing(world: World, how: str) -> None:
         await world.make_router()
         await world.start("a", "b", "c")
     world.router.resume("c")
-    counts = await world.counts("queue-a", "queue-b", "queue-c", total=30_000, seconds=40)
+    counts = await world.counts("queue-a", "queue-b", "queue-c", total=30_000)
     await world.source_is_empty()
     assert sum(counts) == 30_000
     for position, hostname in enumerate("abc"):
@@ -726,7 +726,7 @@ async def test_while_the_broker_takes_no_publishes_nothing_is_read(
         await until(lambda: world.control.blocked is not None, what="blocked")
         assert "takes no messages" in (world.router.unready() or "")
         world.router.stop()
-        await until(lambda: bool(world.of(SessionEnded)), seconds=15)
+        await until(lambda: bool(world.of(SessionEnded)))
         world.router.start()
         await asyncio.sleep(0.2)
         node.ctl("set_vm_memory_high_watermark", "0.6")
@@ -853,7 +853,7 @@ async def test_order_is_kept_while_partitions_move_members_die_and_connections_b
             case 4:
                 await asyncio.sleep(random.random() / 5)
     await publishing
-    await until(lambda: len(set(log)) == count, seconds=30, what="everything")
+    await until(lambda: len(set(log)) == count, what="everything")
     await world.source_is_empty()
     last: dict[int, int] = {}
     for number in dict.fromkeys(log):

@@ -128,7 +128,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
     following.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_tutorial_can_be_followed_word_for_word(reader: Reader) -> None:
     reader.reads("sh", "apt-get update\napt-get install -y python3-venv rabbitmq-server")
     reader.reads("sh", "python3 -m venv env\n. env/bin/activate\npip install ../partymq")

@@ -103,7 +103,7 @@ async def fake_broker(script: Script, options: str = "") -> AsyncIterator[amqp.B
         yield amqp.BrokerUrl.parse(f"amqp://127.0.0.1:{port}{options}")
     finally:
         server.close()
-    done, late = await asyncio.wait(tasks, timeout=5) if tasks else (set(), set())
+    done, late = await asyncio.wait(tasks, timeout=60) if tasks else (set(), set())
     for task in late:
         task.cancel()
     assert not late, "the broker's script has not ended"
@@ -124,4 +124,4 @@ async def connected(script: Script, options: str = "", **arguments: Any) -> Asyn
         try:
             yield connection
         finally:
-            await connection.close(timeout=2)
+            await connection.close(timeout=60)

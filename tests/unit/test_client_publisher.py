@@ -343,7 +343,7 @@ async def test_closing_does_not_wait_for_what_nobody_waits_for_any_more(
 
     async def nothing(*_: object) -> None: ...
 
-    publisher = Publisher("amqp://localhost", group="g", timeout=0.5)
+    publisher = Publisher("amqp://localhost", group="g", timeout=60.0)
     monkeypatch.setattr(publisher._sender, "open", nothing)
     await publisher.open()
     publisher._sender.over = None

@@ -17,7 +17,7 @@ from partymq.client.threads import Threads
 
 def test_so_many_threads_are_started_as_are_needed() -> None:
     threads = Threads(2, "worker")
-    assert threads.submit(lambda: threading.current_thread().name).result(5) == "worker_0"
+    assert threads.submit(lambda: threading.current_thread().name).result(60) == "worker_0"
     go_on = threading.Event()
     both = threading.Barrier(3)
 
@@ -32,8 +32,8 @@ def test_so_many_threads_are_started_as_are_needed() -> None:
     third = threads.submit(str, 3)
     assert not third.done()
     go_on.set()
-    assert [future.result(5) for future in waiting] == ["ab", "cd"]
-    assert third.result(5) == "3"
+    assert [future.result(60) for future in waiting] == ["ab", "cd"]
+    assert third.result(60) == "3"
     threads.shutdown()
 
 
@@ -50,10 +50,10 @@ def test_what_is_raised_in_a_thread_is_told_and_what_was_not_begun_is_cancelled(
     begun.wait(60)
     threads.shutdown(cancel_futures=True)
     with pytest.raises(CancelledError):
-        waiting.result(5)
+        waiting.result(60)
     go_on.set()
     with pytest.raises(SystemExit):
-        failing.result(5)
+        failing.result(60)
 
 
 def test_a_thread_that_does_not_end_does_not_keep_the_process() -> None:

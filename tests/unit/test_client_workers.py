@@ -90,7 +90,7 @@ def test_each_process_of_a_named_consumer_has_a_name_of_its_own_that_stays(tmp_p
     with worker_command(tmp_path, NAMED, "--processes=2", "--log-format=json") as process:
         until(lambda: len(lines(tmp_path / "names")) == 2)
         process.terminate()
-        printed, said = process.communicate(timeout=20)
+        printed, said = process.communicate(timeout=60)
     assert sorted(lines(tmp_path / "names")) == ["pod-7-0", "pod-7-1"]
     assert printed == ""
     told = [json.loads(line) for line in said.splitlines()]
@@ -103,7 +103,7 @@ def test_each_process_has_a_port_for_its_monitoring(tmp_path: Path) -> None:
         until(lambda: len(lines(tmp_path / "names")) == 2)
         for number in range(2):
             with pytest.raises(urllib.error.HTTPError, match="503") as refused:
-                urllib.request.urlopen(f"http://127.0.0.1:{port + number}/ready", timeout=20)
+                urllib.request.urlopen(f"http://127.0.0.1:{port + number}/ready", timeout=60)
             assert b"no member" in refused.value.read()
 
 
@@ -125,7 +125,7 @@ def test_one_process_has_the_name_as_it_is_and_logs_as_the_module_wants(tmp_path
     with worker_command(tmp_path, module) as process:
         until(lambda: len(lines(tmp_path / "names")) == 1)
         process.terminate()
-        printed, said = process.communicate(timeout=20)
+        printed, said = process.communicate(timeout=60)
     assert lines(tmp_path / "names") == ["pod-7"]
     assert (printed, said) == ("", "mine: runs as_='pod-7'\n")
 
