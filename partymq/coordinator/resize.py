@@ -11,11 +11,11 @@ from time import monotonic
 from typing import Any, Final
 
 from partymq.amqp.connection import Connection
-from partymq.amqp.queues import look_at
 from partymq.coordinator.layout_store import locked, read_layout
 from partymq.coordinator.pull_removal import remove_before
 from partymq.coordinator.pull_topology import unbind
-from partymq.errors import ConfigError
+from partymq.coordinator.vacancy import Vacancy
+from partymq.errors import BrokerError, ConfigError
 from partymq.group import events as ev
 from partymq.group.coordinator import Coordinator
 from partymq.group.layout import GroupLayout
@@ -27,8 +27,6 @@ _LOOK: Final = 0.25
 """Seconds between two looks at what is to be empty."""
 _ON_ITS_WAY: Final = 2.0
 """Seconds after the last binding has gone in which what was routed before may still arrive in a queue."""
-_EMPTY: Final = 1.0
-"""Seconds between the first and the last look that find a queue empty."""
 
 _log = get_logger(__name__)
 
@@ -62,7 +60,8 @@ class Resize:
         self._clock = clock
         self.removable = False
         self._unbound_at: float | None = None
-        self._empty_since: dict[int, float] = {}
+        self._vacancies: dict[int, Vacancy] = {}
+        """Of the partitions that are to be empty, while that is not known."""
 
     def describe(self) -> dict[str, Any]:
         """What is left of the layout before; nothing while there is none."""
@@ -73,7 +72,8 @@ class Resize:
         return {"resizing": {"partitions": state.retiring, "retired": retired}}
 
     async def run(self) -> None:
-        """Follow the settings until cancelled. Raises BrokerError."""
+        """Follow the settings until cancelled. Raises BrokerError when the connection is gone; a queue that
+        can't be reached, as its node is away, is no reason to end the term."""
         while True:
             await asyncio.sleep(_LOOK if self._coordinator.state.retiring else _READ)
             if self._connection.blocked is not None:
@@ -82,6 +82,11 @@ class Resize:
                 await self._step()
             except ConfigError as error:
                 _log.error("the group can't be resized", group=self._group, reason=str(error))
+                await asyncio.sleep(_READ)
+            except BrokerError as error:
+                if self._connection.error is not None:
+                    raise
+                _log.warning("the resize has to wait", group=self._group, reason=str(error))
                 await asyncio.sleep(_READ)
 
     async def _step(self) -> None:
@@ -105,10 +110,16 @@ class Resize:
                     await unbind(self._connection, self._group, before)
             self._unbound_at = self._clock()
         elif self._clock() - self._unbound_at >= _ON_ITS_WAY:
-            layout = await self._layout()
-            for number in sorted(self._coordinator.emptied):
-                if state.partitions[number].owner is None:
-                    await self._look_at(number, layout)
+            await self._look(await self._layout())
+
+    async def _look(self, layout: GroupLayout) -> None:
+        """At all partitions that nobody owns as they are to be empty."""
+        state = self._coordinator.state
+        emptied = {one for one in self._coordinator.emptied if state.partitions[one].owner is None}
+        for number in self._vacancies.keys() - emptied:
+            await self._vacancies.pop(number).close()
+        for number in sorted(emptied):
+            await self._look_at(number, layout)
 
     async def _layout(self) -> GroupLayout:
         layout = await read_layout(self._connection, self._group)
@@ -117,21 +128,18 @@ class Resize:
         return layout
 
     async def _look_at(self, number: int, layout: GroupLayout) -> None:
-        """Without a consumer a queue's count is all that is in it; with one, what is not acked is missing."""
         before = layout.before()
-        found = None
-        if before is not None:
-            found = await look_at(self._connection, before.queue(self._group, number))
-        if found is None:
+        if before is None:
             self._happened(ev.Retired(number))
-        elif found.messages:
-            self._empty_since.pop(number, None)
-            self._happened(ev.Occupied(number))
-        elif found.consumers:
-            self._empty_since.pop(number, None)
-        elif self._clock() - self._empty_since.setdefault(number, self._clock()) >= _EMPTY:
-            del self._empty_since[number]
-            self._happened(ev.Retired(number))
+            return
+        vacancy = self._vacancies.get(number)
+        if vacancy is None:
+            queue = before.queue(self._group, number)
+            vacancy = self._vacancies[number] = Vacancy(self._connection, queue, self._clock)
+        empty = await vacancy.look()
+        if empty is not None:
+            del self._vacancies[number]
+            self._happened(ev.Retired(number) if empty else ev.Occupied(number))
 
     async def _finish(self) -> None:
         number = self._coordinator.state.layout
@@ -144,5 +152,4 @@ class Resize:
             # Else a coordinator before us has, and the group is being resized again.
         self.removable = False
         self._happened(ev.ResizeOver())
-        self._empty_since.clear()
         _log.info("resized", group=self._group, layout=number)
