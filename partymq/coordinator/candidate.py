@@ -78,18 +78,13 @@ class Candidate:
         try:
             # Another number of partitions since we began is no contradiction.
             initial = await self._initial(connection)
-            last_known = self._last_known
-            if last_known is not None and last_known.state.layout != initial.layout:
-                # Of a group that was deleted, and made anew. Its epochs and generations go on.
-                initial.generation = last_known.state.generation
-                last_known = replace_struct(last_known, state=initial)
             lease = Lease(
                 connection,
                 group=settings.group,
                 partitions=settings.partitions,
                 instance=self._instance,
                 queue_type=settings.queue_type,
-                last_known=last_known,
+                last_known=still_valid(self._last_known, initial),
                 initial=initial,
             )
             state = await lease.acquire()
@@ -115,6 +110,15 @@ class Candidate:
         state = GroupState.new(before.partitions, before.layout)
         state.resize(layout.partitions, layout.common)
         return state
+
+
+def still_valid(known: StateMessage | None, initial: GroupState) -> StateMessage | None:
+    """The state that was last known; where it is that of a group that was deleted and made anew, what the new
+    one begins with, with which epochs and generations go on. Any state of the new group counts for more."""
+    if known is None or initial.layout - known.state.layout <= bool(initial.retiring):
+        return known
+    fresh = replace_struct(initial, generation=known.state.generation)
+    return replace_struct(known, version=0, state=fresh)
 
 
 def heartbeat_for(session_timeout: float) -> int:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from partymq.coordinator.candidate import still_valid
+from partymq.coordinator.lease import StateMessage
 from partymq.errors import ConfigError
 from partymq.group import events as ev
 from partymq.group.assignments import Assignments
@@ -263,3 +265,17 @@ def test_who_was_told_the_number_before_a_resize_is_still_welcome(wish: dict[str
     GroupLayout(6).resized(4).check("g", wish)
     with pytest.raises(ConfigError, match="classic"):
         GroupLayout(6).resized(4).check("g", wish | {"queue_type": "classic"})
+
+
+def test_the_state_of_a_group_that_was_made_anew_is_not_taken_for_the_new_ones() -> None:
+    known = StateMessage(5, 7, "a", GroupState.new(4))
+    known.state.generation = 9
+    resizing = GroupState.new(4)
+    resizing.resize(6, 2)
+    for initial in (GroupState.new(4), resizing):
+        assert still_valid(known, initial) is known
+    assert still_valid(None, GroupState.new(4)) is None
+    anew = still_valid(known, GroupState.new(6, 2))
+    assert anew is not None
+    assert (len(anew.state.partitions), anew.state.layout, anew.state.generation) == (6, 2, 9)
+    assert (5, 0) == anew.rank < known.rank
