@@ -7,6 +7,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +22,9 @@ from partymq.broker.ports import free_ports
 from partymq.broker.settings import new_name
 from partymq.errors import NodeError
 
-_EPMD_SECONDS: Final = 10.0
+_EPMD_SECONDS: Final = 60.0
 _START_SECONDS: Final = 180.0
+_SIGHT_SECONDS: Final = 30.0
 
 
 class PrivateCluster(Startable):
@@ -86,9 +88,11 @@ class PrivateCluster(Startable):
             with ThreadPoolExecutor(len(self.nodes)) as threads:
                 for started in [threads.submit(node.start) for node in self.nodes]:
                     started.result()
-            running = self.nodes[0].ctl("eval", "length(rabbit_nodes:all_running()).").strip()
-            if running != str(len(self.nodes)):
-                raise NodeError(f"{self!r}: only {running} of them form a cluster")
+            deadline = time.monotonic() + _SIGHT_SECONDS
+            while (running := self._in_sight()) != len(self.nodes):
+                if time.monotonic() > deadline:
+                    raise NodeError(f"{self!r}: only {running} of them form a cluster")
+                time.sleep(0.2)
         except BaseException:
             self.close()
             raise
@@ -109,6 +113,10 @@ class PrivateCluster(Startable):
         """Have a start that is under way in another thread fail soon."""
         for node in self.nodes:
             node.give_up()
+
+    def _in_sight(self) -> int:
+        """How many nodes run, as the first one sees it: it may see one that answers a moment later."""
+        return int(self.nodes[0].ctl("eval", "length(rabbit_nodes:all_running())."))
 
     def _start_epmd(self) -> None:
         if self._epmd is not None:

@@ -27,7 +27,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 _GOODBYE = b"bye"
-_CLEANUP_SECONDS = 5.0
+_CLEANUP_SECONDS = 30.0
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

@@ -1,8 +1,8 @@
 """A running `partymq serve` on an empty vhost, and what an outsider needs beside it."""
 
 import os
+import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ import pika
 import pika.exceptions
 import pytest
 
+from partymq.broker.ports import free_ports
 from tests.blackbox.crowd import Crowd
 from tests.blackbox.outsider import Api, Diary, Member, until
 from tests.conftest import Vhost
@@ -25,8 +26,7 @@ class Served:
     """`partymq serve` in a process of its own, with the environment as its only settings."""
 
     def __init__(self, vhost: Vhost, log: Path, **environ: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1, random.Random())
         self.api = Api(f"http://127.0.0.1:{self.port}")
         self.log = log
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PARTYMQ_")}

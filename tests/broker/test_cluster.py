@@ -19,16 +19,24 @@ from partymq.group.wire import Bind, Command, Reply, Status
 KEYS = 8
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateCluster]:
-    """Its nodes are tried in the order in which the URL names them."""
+@pytest.fixture(scope="module")
+def started() -> Iterator[PrivateCluster]:
     with PrivateCluster(3, net_ticktime=8) as started:
-        monkeypatch.setattr("partymq.amqp.dialing.random.shuffle", lambda _nodes: None)
         yield started
     assert not any(node.running for node in started.nodes)
     for node in started.nodes:
         with pytest.raises(NodeError):
             _ = node.data_dir
+
+
+@pytest.fixture
+def cluster(started: PrivateCluster, monkeypatch: pytest.MonkeyPatch) -> PrivateCluster:
+    """All nodes run; they are tried in the order in which the URL names them."""
+    for node in started.nodes:
+        if not node.running:
+            node.start()
+    monkeypatch.setattr("partymq.amqp.dialing.random.shuffle", lambda _nodes: None)
+    return started
 
 
 @pytest.mark.timeout(600)
@@ -38,13 +46,13 @@ async def test_commands_get_through_that_are_sent_while_a_node_dies(cluster: Pri
     first, _, living = (BrokerUrl.parse(node.amqp_url) for node in cluster.nodes)
     declaring, serving, front = [await connect(url, name="test") for url in (first, living, living)]
     # The queue's leader is where it is declared.
-    await CommandClient(declaring, "orders", timeout=5, queue_type="quorum").start()
+    await CommandClient(declaring, "commands", timeout=5, queue_type="quorum").start()
 
     def answered(command: Command, answer: AnswerTo) -> None:
         answer(Reply(command.request_id, Status.OK))
 
-    await serve_commands(serving, "orders", answered, queue_type="quorum")
-    clients = [CommandClient(front, "orders", timeout=5, queue_type="quorum") for _ in range(100)]
+    await serve_commands(serving, "commands", answered, queue_type="quorum")
+    clients = [CommandClient(front, "commands", timeout=5, queue_type="quorum") for _ in range(100)]
     for client in clients:
         await client.start()
 
