@@ -50,6 +50,7 @@ _NEXT_WITHIN: Final = 5.0
 _MOST_LOOKS: Final = 6
 """Times that a queue is looked through for what has to be seen whole."""
 _NOT_FOUND: Final = 404
+_LOCKED: Final = 405
 _REQUEST_LIVES: Final = 60.0
 _UNUSED_LIVES: Final = 24 * 3600.0
 
@@ -230,7 +231,7 @@ async def sift(
             locked = looked_through(queue) in error.text
             if error.code == _NOT_FOUND and not locked:
                 return []
-            if not error.in_exclusive_use and not (error.code == _NOT_FOUND and locked):
+            if not error.in_exclusive_use and not (error.code in (_NOT_FOUND, _LOCKED) and locked):
                 raise
         finally:
             await channel.close()
@@ -241,10 +242,12 @@ async def _lock(channel: Channel, queue: str) -> None:
     """Nobody else looks through the queue until the channel is closed; ChannelClosed where somebody does.
 
     A quorum queue lets in a second consumer although the first one is exclusive (measured, RabbitMQ 3.10), so
-    it is a classic queue that is consumed exclusively. It goes with its consumer.
+    it is a classic queue: exclusive to this connection, so that it is not in the way of others for as long as
+    the node is away that the connection was to; and consumed exclusively, as others look on this connection,
+    too. It goes with its consumer.
     """
     lock = looked_through(queue)
-    await channel.declare_queue(lock, durable=True, auto_delete=True)
+    await channel.declare_queue(lock, exclusive=True, auto_delete=True)
     await channel.consume(lock, lambda _buf, _spans: None, exclusive=True)
 
 

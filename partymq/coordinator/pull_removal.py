@@ -15,7 +15,6 @@ from partymq.group.names import (
     coordinator_queue,
     dead_letter_queue,
     hash_exchange,
-    looked_through,
     own_exchange,
     parked_queue,
     release_queue,
@@ -96,8 +95,6 @@ async def delete(connection: Connection, group: str, layout: GroupLayout, *, if_
                 count += await channel.delete_queue(queue)
             for queue in (state_queue(group), coordinator_queue(group), release_queue(group)):
                 await channel.delete_queue(queue)
-            for queue in (parked_queue(group), release_queue(group)):
-                await channel.delete_queue(looked_through(queue))
             half = layout.resized(MOST_PARTITIONS)  # of a resize that came to its end before it was written
             for partition in range(half.partitions):
                 if await look_at(connection, half.queue(group, partition)) is None:

@@ -18,9 +18,15 @@ from partymq.client.ownership import Owned
 from partymq.client.parking import ask_for_release, header, sift
 from partymq.client.partition import Partition
 from partymq.coordinator.pull_topology import agree
-from partymq.errors import Nacked
+from partymq.errors import ChannelClosed, Nacked
 from partymq.group.key import PropertyKey
-from partymq.group.names import dead_letter_queue, parked_queue, partition_queue, release_queue
+from partymq.group.names import (
+    dead_letter_queue,
+    looked_through,
+    parked_queue,
+    partition_queue,
+    release_queue,
+)
 from tests.conftest import Vhost
 
 _MESSAGES = 400
@@ -49,6 +55,31 @@ async def test_a_queue_is_seen_whole_by_all_who_look_through_it(vhost: Vhost, qu
     assert counts == [[_MESSAGES] * _LOOKS] * 4
     assert len(await sift(connections[1], "looked-through", lambda _: True, remove=True)) == _MESSAGES
     assert await sift(connections[2], "looked-through", lambda _: True) == []
+    for connection in connections:
+        await connection.close()
+
+
+async def test_the_lock_of_who_looks_through_a_queue_is_no_longer_there_than_his_connection(
+    vhost: Vhost,
+) -> None:
+    """In a cluster that may end with its node: a durable lock would be there, out of reach of all others, for
+    as long as the node is away."""
+    connections = [await connect(BrokerUrl.parse(vhost.amqp_url), name="test") for _ in range(2)]
+    channel = await connections[0].open_channel()
+    await channel.declare_queue("looked-through", durable=True)
+    await channel.consume("looked-through", lambda _buf, _spans: None)  # so that the look takes its time
+    looking = asyncio.create_task(sift(connections[0], "looked-through", lambda _: True))
+    seen = 404
+    async with asyncio.timeout(60):
+        while seen == 404:
+            other = await connections[1].open_channel()
+            try:
+                await other.declare_queue(looked_through("looked-through"), passive=True)
+                seen = 0
+            except ChannelClosed as error:
+                seen = error.code
+    assert seen == 405
+    looking.cancel()
     for connection in connections:
         await connection.close()
 

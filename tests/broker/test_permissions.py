@@ -20,7 +20,7 @@ from partymq.client.parking import sift
 from partymq.coordinator.layout_store import locked
 from partymq.coordinator.pull_topology import agree, declare
 from partymq.errors import ChannelClosed
-from partymq.group.names import former_queue, looked_through, parked_queue, release_queue
+from partymq.group.names import former_queue, release_queue
 from tests.broker.test_pull_group import Start, start
 from tests.conftest import Vhost
 
@@ -108,15 +108,13 @@ async def test_the_documented_permissions_are_enough_for_all_that_is_done_with_a
 
 
 async def test_a_deleted_group_leaves_nothing_but_the_memory_of_its_settings(vhost: Vhost) -> None:
-    """Of a resize that ended half way, and of somebody who ended when looking through a queue, neither."""
+    """Of a resize that ended half way, neither."""
     connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
     layout = await agree(connection, "g", {"partitions": 2, "queue_type": "classic"})
     async with locked(connection, "g"):
         await declare(connection, "g", layout.resized(3))
     channel = await connection.open_channel()
     await channel.declare_queue(release_queue("g"), durable=True)
-    for queue in (parked_queue("g"), release_queue("g")):
-        await channel.declare_queue(looked_through(queue), durable=True, auto_delete=True)
     await run(vhost.amqp_url, "group", "delete", "g", "--yes")
     assert left(vhost) == {former_queue("g")}
     await connection.close()
