@@ -8,12 +8,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from partymq.broker import PrivateNode
 from tests.broker.management import add_vhost, api, delete_vhost
 from tests.broker.tcp_proxy import TcpProxy
 
 _WITH_BROKER = tuple(Path(__file__).parent / room for room in ("broker", "blackbox"))
+
+
+# How long an example takes is the machine's matter.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
