@@ -38,7 +38,7 @@ _BETWEEN_OLD: Final = 0.3
 """So often, and so many seconds apart, are the settings looked at while they are older than they were."""
 _LOCK_WITHIN: Final = 120.0
 """Seconds to wait for whoever writes the settings: declaring thousands of quorum queues takes its time."""
-_REMEMBERED: Final = 30 * 24 * 3600
+_REMEMBERED: Final = 24 * 3600
 """Seconds for which the settings of a group are remembered that was deleted."""
 _PERSISTENT: Final = Basic.Properties(content_type="application/json", delivery_mode=2)
 
@@ -124,7 +124,7 @@ async def remember_former(connection: Connection, group: str, layout: GroupLayou
 
 
 async def former_layout(connection: Connection, group: str) -> GroupLayout | None:
-    """The settings of a group of this name that was deleted in the last month, where it is known. Call it
+    """The settings of a group of this name that was deleted in the last day, where it is known. Call it
     `locked`. Raises BrokerError."""
     channel = await connection.open_channel()
     try:

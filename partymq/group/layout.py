@@ -67,8 +67,9 @@ class GroupLayout:
             the queues: what an owner gives back of a quorum queue keeps its order only where the next one
             takes as many.
         previous_prefetch: the same of the layout before.
-        first: the number of the group's first layout: 1; where the group was deleted and made anew one that
-            it had not before, so that whoever knows it from then notices.
+        first: the number of the group's first layout: 1; where the group was deleted and made anew with
+            another number of partitions one that it had not before, so that whoever knows it from then
+            notices.
 
     Raises:
         ConfigError: one of them is not possible.
@@ -148,10 +149,12 @@ class GroupLayout:
 
     def after(self, former: Self | None) -> Self:
         """The same as a group's first layout, where a group of its name had these settings before it was
-        deleted."""
+        deleted: with the number that one had where each key is in the same partition, else with the next."""
         if former is None:
             return self
-        first = former.layout + 1
+        names = ("partitions", "ingress", "key")
+        same = not former.previous and all(getattr(self, name) == getattr(former, name) for name in names)
+        first = former.layout if same else former.layout + 1
         return replace(self, layout=first, version=former.version + 1, first=first)
 
     def before(self) -> Self | None:

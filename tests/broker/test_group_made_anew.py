@@ -63,5 +63,9 @@ async def test_layouts_are_counted_on_over_a_deletion(vhost: Vhost) -> None:
     with pytest.raises(ConfigError, match="partitions"):  # it was not resized since it was made
         await agree(connection, "g", {"partitions": 2})
     await delete(connection, "g", second)
-    assert (await agree(connection, "g", {"partitions": 2, "queue_type": "classic"})).layout == 3
+    third = await agree(connection, "g", {"partitions": 2, "queue_type": "classic"})
+    assert third.layout == 3
+    # With the same partitions nobody has to notice, and publishers that know their names can go on.
+    await delete(connection, "g", third)
+    assert (await agree(connection, "g", {"partitions": 2, "queue_type": "quorum"})).layout == 3
     await connection.close()

@@ -394,12 +394,12 @@ async def resized_while_parked(vhost: Vhost, start: Start, key: str) -> None:
 
 async def test_the_first_layout_gets_the_messages_whatever_its_number(connection: Connection, vhost: Vhost):
     """A group that is deleted and made anew counts on."""
-    layout = await agree(connection, "g", wish("routing_key", 2))
-    for number in (2, 3):
+    layout = await agree(connection, "g", wish("routing_key", 3))
+    for number, partitions in ((2, 2), (3, 4), (3, 4)):
         await delete(connection, "g", layout)
-        layout = await agree(connection, "g", wish("routing_key", 2))
+        layout = await agree(connection, "g", wish("routing_key", partitions))
         assert layout.layout == number
         async with Publisher(vhost.amqp_url, group="g") as publisher:
             assert await publisher.publish_many((b"", f"k{key}") for key in range(20)) == 20
-        counts = [await count(connection, layout.queue("g", partition)) for partition in range(2)]
+        counts = [await count(connection, layout.queue("g", partition)) for partition in range(partitions)]
         assert sum(counts) == 20
