@@ -88,6 +88,7 @@ def test_a_loop_that_a_handler_blocks_is_not_alive(monkeypatch: pytest.MonkeyPat
                 while not answers and time.monotonic() < deadline:
                     time.sleep(0.05)  # noqa: ASYNC251 - that is what is tested
                 await asking
+                monkeypatch.setattr(monitoring, "_BLOCKED_AFTER", 60.0)
                 assert await ask(monitor, "/health") == (200, "ok\n")
 
     asyncio.run(main())

@@ -41,7 +41,7 @@ sys.exit(Workers([[sys.executable, "worker.py", str(number)] for number in range
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -1,5 +1,6 @@
 """A server process: sockets, signals, exit codes. The groups are fake, all else is real."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -96,13 +97,18 @@ def test_a_signal_ends_it_gracefully_with_0(start, number):
 
 
 def test_while_it_stops_it_still_answers_but_takes_no_calls(start):
-    server = start("1.5").started()
-    server.process.send_signal(signal.SIGTERM)
-    server.until("stopping")
-    assert server.ask("GET", "/health")[0] == 200
-    assert server.ask("GET", "/ready")[0] == 503
-    assert server.ask("POST", "/clients/a/bind")[0] == 503
-    assert server.end() == 0
+    answered = []
+    for takes in ("1.5", "5", "15"):  # on a slow machine the first may be over before we have asked
+        server = start(takes).started()
+        server.process.send_signal(signal.SIGTERM)
+        server.until("stopping")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            asked = (("GET", "/health"), ("GET", "/ready"), ("POST", "/clients/a/bind"))
+            answered = [server.ask(*each)[0] for each in asked]
+        assert server.end() == 0
+        if answered:
+            break
+    assert answered == [200, 503, 503]
 
 
 def test_a_second_signal_ends_it_at_once(start):
