@@ -46,7 +46,7 @@ def main() -> int:
 
 def _tell(play_it: Play, seed: int, verbose: bool) -> int:
     result = play_it(seed, True)
-    if verbose or result.failure is not None:
+    if verbose or result.failure is not None or result.gaps:
         print("\n".join(result.story))
     print(_verdict(result))
     return int(result.failure is not None)
@@ -54,7 +54,7 @@ def _tell(play_it: Play, seed: int, verbose: bool) -> int:
 
 def _play_many(mode: str, play_it: Play, arguments: argparse.Namespace, modes: int) -> int:
     began = time.perf_counter()
-    played = messages = repeats = 0
+    played = messages = repeats = gaps = 0
     failures: list[Result] = []
     effects: Counter[str] = Counter()
     base = arguments.first if arguments.first is not None else random_seeds(1)[0]
@@ -64,15 +64,18 @@ def _play_many(mode: str, play_it: Play, arguments: argparse.Namespace, modes: i
         messages += result.messages
         repeats += result.repeats
         effects += result.effects
+        gaps += bool(result.gaps)
+        if result.failure is not None or result.gaps:
+            print(_verdict(result), flush=True)
         if result.failure is not None:
             failures.append(result)
-            print(_verdict(result), flush=True)
             if not arguments.keep_going:
                 break
     elapsed = time.perf_counter() - began
     print(
         f"{mode}: {played} schedules from seed {base} in {elapsed:.1f} s ({played / elapsed:.0f}/s),"
-        f" {messages} messages begun, {repeats} of them again: {len(failures)} failures"
+        f" {messages} messages begun, {repeats} of them again: {len(failures)} failures,"
+        f" {gaps} with a gap in what came again"
     )
     print(", ".join(f"{name} {count}" for name, count in effects.most_common()))
     if failures:
@@ -81,9 +84,10 @@ def _play_many(mode: str, play_it: Play, arguments: argparse.Namespace, modes: i
 
 
 def _verdict(result: Result) -> str:
+    gaps = "".join(f"; a gap: {gap}" for gap in result.gaps)
     if result.failure is None:
-        return f"seed {result.seed}: well after {result.seconds:.1f} s ({result.steps} steps)"
-    return f"seed {result.seed}: {result.failure}"
+        return f"seed {result.seed}: well after {result.seconds:.1f} s ({result.steps} steps){gaps}"
+    return f"seed {result.seed}: {result.failure}{gaps}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from partymq.group.state import GroupState
-from tests.simulation.oracle import GapInRepeat, Oracle, PromiseBroken
+from tests.simulation.oracle import Oracle, PromiseBroken
 from tests.simulation.world import World
 
 PATIENCE = 600.0
@@ -26,8 +26,8 @@ class Result:
     repeats: int = 0
     seconds: float = 0.0
     effects: Counter[str] = field(default_factory=Counter)
-    gap: bool = False
-    """The failure is a `GapInRepeat`."""
+    gaps: list[str] = field(default_factory=list)
+    """See `Oracle`."""
 
 
 class Course(ABC):
@@ -80,7 +80,6 @@ class Course(ABC):
         """Play it to its end."""
         world = self.world
         failure: str | None = None
-        gap = False
         try:
             length = self.plan()
             world.after(length, self.heal)
@@ -92,7 +91,6 @@ class Course(ABC):
                 world.tell("schedule", "%s", failure)
         except PromiseBroken as broken:
             failure = str(broken)
-            gap = isinstance(broken, GapInRepeat)
         return Result(
             self.seed,
             failure,
@@ -102,7 +100,7 @@ class Course(ABC):
             repeats=self.oracle.repeats,
             seconds=world.now,
             effects=self.effects,
-            gap=gap,
+            gaps=self.oracle.gaps,
         )
 
     def _begin_to_look(self) -> None:

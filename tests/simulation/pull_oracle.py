@@ -68,6 +68,10 @@ class PullOracle(Oracle):
             self.fail("%s begins %s, but nobody has finished %d", who, message, key.last)
         self.begins(who, message)
 
+    def _leaves_out(self, who: str, message: Message, missing: range) -> None:
+        """Whatever happened to it before."""
+        self.fail("%s begins %s, but the last one begun was %d", who, message, self.keys[message.key].last)
+
     def _may_be_behind(self, who: str) -> bool:
         return _process(who) in self.namesakes
 
