@@ -136,11 +136,6 @@ class Channel(Topology):
         got = await self._get(queue, no_ack, timeout)
         return content.decode(got.buf, got.span) if got is not None else None
 
-    async def get_tag(self, queue: str, *, timeout: float = 10.0) -> int | None:
-        """The delivery tag of one message of a queue, whatever it is; None where it has none ready."""
-        got = await self._get(queue, False, timeout)
-        return got.span[0] if got is not None else None
-
     def ack(self, tag: int, multiple: bool = False) -> None:
         """Acknowledges a delivery, or all up to it."""
         self._check()

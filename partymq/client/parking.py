@@ -40,9 +40,11 @@ SEQUENCE_HEADER: Final = "x-partymq-sequence"
 POLL_INTERVAL: Final = 1.0
 """Seconds between two looks for requests, while keys are parked."""
 
-_LOOKS: Final = 20
+_LOOKS: Final = 40
 _BETWEEN_LOOKS: Final = 0.005
 """So often, and so many seconds apart, is it looked whether a queue's last consumer has gone."""
+_REACHED_WITHIN: Final = 10.0
+"""Seconds for a queue to have a leader."""
 _MOST: Final = 65_535
 """Messages that can be looked through: AMQP's largest prefetch."""
 _NEXT_WITHIN: Final = 5.0
@@ -220,7 +222,7 @@ async def sift(
         channel = await connection.open_channel()
         try:
             await _lock(channel, queue)
-            expected = await _count(channel, queue)
+            expected = await _count(connection, channel, queue)
             if expected is not None:
                 found = await _look_through(channel, queue, wanted, expected) if expected else {}
                 if remove and found:
@@ -251,28 +253,45 @@ async def _lock(channel: Channel, queue: str) -> None:
     await channel.consume(lock, lambda _buf, _spans: None, exclusive=True)
 
 
-async def _count(channel: Channel, queue: str) -> int | None:
-    """The messages in a queue; None while it has a consumer.
+async def _count(connection: Connection, channel: Channel, queue: str) -> int | None:
+    """The messages in a queue; None while it has a consumer, or that is not known.
 
-    As long as an earlier consumer is on its way out, some are on their way back. And a quorum queue answers
-    with no messages, too, while it has no leader or has not read its log to the end; `basic.get` is answered
-    only when it has. It counts as a consumer there until what it has got is given back; a classic queue may
-    answer before it takes that back.
+    As long as an earlier consumer is on its way out, some are on their way back.
     """
-    first = await channel.get_tag(queue)
-    state = await channel.declare_queue(queue, passive=True)
-    count = state.messages + (first is not None)
-    if first is not None:
-        channel.nack(first)
+    some = await _has_some(connection, queue)
     for _ in range(_LOOKS):
-        if not state.consumers and (count or first is None):
-            if count > _MOST:
-                raise BrokerError(f"{queue} has {count} messages; {_MOST} can be looked through")
-            return count
-        await asyncio.sleep(_BETWEEN_LOOKS)
         state = await channel.declare_queue(queue, passive=True)
-        count = state.messages
+        if state.messages > _MOST:
+            raise BrokerError(f"{queue} has {state.messages} messages; {_MOST} can be looked through")
+        if not state.consumers and (state.messages or not some):
+            return state.messages
+        await asyncio.sleep(_BETWEEN_LOOKS)
     return None
+
+
+async def _has_some(connection: Connection, queue: str) -> bool:
+    """Whether there are messages in a queue that nobody consumes, as its leader says. Raises CallTimeout.
+
+    A quorum queue answers with no messages and no consumers, too, while it has no leader or has not read its
+    log to the end. It takes a consumer only when it has, and its leader says from then on that there is one.
+    `basic.get` would be answered only then, too, but where there is no leader it closes the connection
+    (measured, RabbitMQ 3.10).
+    """
+    scout = await connection.open_channel()
+    came = asyncio.Event()
+    try:
+        async with asyncio.timeout(_REACHED_WITHIN):
+            await scout.qos(1)
+            await scout.consume(queue, lambda _buf, _spans: came.set())
+            while True:
+                found = await scout.declare_queue(queue, passive=True)
+                if found.consumers:
+                    return found.messages > 0 or came.is_set()
+                await asyncio.sleep(_BETWEEN_LOOKS)
+    except TimeoutError:
+        raise CallTimeout(f"{queue} was out of reach for {_REACHED_WITHIN:g} s") from None
+    finally:
+        await scout.close()
 
 
 async def _look_through(
