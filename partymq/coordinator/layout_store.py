@@ -61,7 +61,7 @@ async def read_layout(connection: Connection, group: str, *, to_change: bool = F
             deadline = clock() + _ALL_WITHIN
             while clock() < deadline:
                 await asyncio.sleep(_BETWEEN_LOOKS)
-                messages += await _all_of(channel, settings_queue(group))
+                messages += await _got(channel, settings_queue(group))
         return await _newest(connection, channel, group, messages)
     except ChannelClosed as error:
         if error.code != _NOT_FOUND:
@@ -116,7 +116,9 @@ async def remember_former(connection: Connection, group: str, layout: GroupLayou
     await forget_former(connection, group)
     channel = await connection.open_channel()
     try:
-        await channel.declare_queue(queue, durable=True, arguments={"x-expires": _REMEMBERED * 1000})
+        # A classic one would be away with its node, and nobody could create the group again.
+        arguments = {"x-queue-type": layout.queue_type, "x-expires": _REMEMBERED * 1000}
+        await channel.declare_queue(queue, durable=True, arguments=arguments)
         await channel.select_confirms()
         await channel.publish("", queue, layout.encode(), _PERSISTENT, mandatory=True)
     finally:
@@ -128,7 +130,7 @@ async def former_layout(connection: Connection, group: str) -> GroupLayout | Non
     `locked`. Raises BrokerError."""
     channel = await connection.open_channel()
     try:
-        found = await _all_of(channel, former_queue(group))
+        found = await _got(channel, former_queue(group))
         return GroupLayout.decode(found[-1].body) if found else None
     except ChannelClosed as error:
         if error.code != _NOT_FOUND:
@@ -184,6 +186,17 @@ async def locked(connection: Connection, group: str) -> AsyncIterator[None]:
 
 
 async def _all_of(channel: Channel, queue: str) -> list[Message]:
+    """What is ready in a queue; nothing, too, where it can't be reached now.
+
+    Asked for a message of a quorum queue that has no leader, RabbitMQ (3.10) closes the connection
+    (measured); of such a one it says that it has no messages.
+    """
+    if not (await channel.declare_queue(queue, passive=True)).messages:
+        return []
+    return await _got(channel, queue)
+
+
+async def _got(channel: Channel, queue: str) -> list[Message]:
     messages = []
     while (message := await channel.get(queue)) is not None:
         messages.append(message)
@@ -194,11 +207,16 @@ async def _taken(channel: Channel, group: str) -> list[Message]:
     """The settings, as soon as nobody else has them; the channel's end gives them back."""
     clock = asyncio.get_running_loop().time
     deadline, wait = clock() + _READ_WITHIN, _BETWEEN_LOOKS
-    while not (messages := await _all_of(channel, settings_queue(group))):
+    queue = settings_queue(group)
+    while not (messages := await _all_of(channel, queue)):
         if clock() > deadline:
-            raise CallTimeout(f"group {group}: its settings were not to be had for {_READ_WITHIN:g} s")
+            # Once without looking first: that nothing is there has to be certain.
+            messages = await _got(channel, queue)
+            break
         await asyncio.sleep(wait * random.uniform(0.5, 1.5))
         wait = min(1.5 * wait, _LONGEST_BETWEEN)
+    if not messages:
+        raise CallTimeout(f"group {group}: its settings were not to be had for {_READ_WITHIN:g} s")
     return messages
 
 
