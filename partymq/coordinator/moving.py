@@ -14,7 +14,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Returned, Span, publish_frame, with_channel
 from partymq.errors import BrokerError, ConnectionLost, Nacked, Unroutable
-from partymq.router.alone import consume_alone
+from partymq.router.alone import Alone, consume_alone
 from partymq.router.contents import Fitter
 
 _PREFETCH: Final = 256
@@ -91,7 +91,7 @@ class Move:
 
             alone = await consume_alone(connection, None, self._queue, _PREFETCH, delivered, self._cancelled)
             try:
-                await self._until_empty(publish, alone.channel)
+                await self._until_empty(publish, alone)
             finally:
                 await self._let_settle(publish, alone.channel)
                 if self._tags:
@@ -104,8 +104,8 @@ class Move:
             connection.resume_reading(_WRITING)
             await publish.close()
 
-    async def _until_empty(self, publish: Channel, consume: Channel) -> None:
-        empty = 0
+    async def _until_empty(self, publish: Channel, alone: Alone) -> None:
+        empty, consume = 0, alone.channel
         while empty < _LOOKS:
             self._progress.clear()
             for error in (self._error, publish.error, consume.error):
@@ -113,8 +113,8 @@ class Move:
                     raise error
             self._ack(consume)
             # What was on its way to us when the queue was found empty has arrived by now.
-            ready = 1 if self._tags else (await consume.declare_queue(self._queue, passive=True)).messages
-            empty = 0 if ready or self._tags else empty + 1
+            nothing = not self._tags and await alone.has_nothing_ready()
+            empty = empty + 1 if nothing and not self._tags else 0
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     await self._progress.wait()

@@ -34,6 +34,16 @@ class Alone(NamedTuple):
     queue: str
     tag: str
 
+    async def has_nothing_ready(self) -> bool:
+        """Whether the queue has no messages but those that are on their way to us, or with us. Raises
+        BrokerError.
+
+        A quorum queue that has no leader for a moment says that it has none, too, but then it knows nothing
+        of its consumer either (measured, RabbitMQ 3.10).
+        """
+        found = await self.channel.declare_queue(self.queue, passive=True)
+        return not found.messages and found.consumers > 0
+
     async def close(self) -> None:
         """Close the channel when the broker has carried out all acks; the rest goes back, in order.
 

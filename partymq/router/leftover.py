@@ -138,7 +138,7 @@ class _Fetch:
                 return True  # The queue is gone, and what was in it.
             consume = alone.channel
             while not given_up.is_set():
-                if stream.is_settled and not self._gone and await self._is_empty(consume, stream):
+                if stream.is_settled and not self._gone and await self._is_empty(alone, stream):
                     break
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_POLL):
@@ -195,14 +195,14 @@ class _Fetch:
         # What is in our hands is all that is left of it, and goes on its way.
         self._gone = True
 
-    async def _is_empty(self, consume: Channel, stream: Stream) -> bool:
+    async def _is_empty(self, alone: Alone, stream: Stream) -> bool:
         """Whether the queue has nothing for us any more.
 
         Asked twice: a delivery that had left the queue before the first answer has arrived by the second.
         """
         before = self._delivered
         for _ in range(2):
-            if (await consume.declare_queue(self._queue, passive=True)).messages:
+            if not await alone.has_nothing_ready():
                 return False
         return self._delivered == before and stream.is_settled
 
