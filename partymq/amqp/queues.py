@@ -10,6 +10,8 @@ from partymq.errors import ChannelClosed
 
 _NOT_FOUND: Final = 404
 _PRECONDITION_FAILED: Final = 406
+AWAY: Final = 506
+"""Code of a classic queue that is there, but whose node is away."""
 _DELIVERY_LIMIT: Final = 1_000_000
 """RabbitMQ 4 drops a message of a quorum queue after 20 deliveries by default, and every end of a consumer
 counts as a delivery of what was unacked; and with a limit, what is given back keeps its place."""
@@ -41,8 +43,14 @@ async def look_at(connection: Connection, queue: str) -> QueueInfo | None:
 
 
 async def declare_missing(connection: Connection, queue: str, arguments: Arguments | None = None) -> None:
-    """Declares a durable queue, unless there is one of that name, whatever it is like. Raises BrokerError."""
-    if await look_at(connection, queue) is not None:
+    """Declares a durable queue, unless there is one of that name, whatever it is like, and wherever: its node
+    may be away. Raises BrokerError."""
+    try:
+        if await look_at(connection, queue) is not None:
+            return
+    except ChannelClosed as error:
+        if error.code != AWAY:
+            raise
         return
     channel = await connection.open_channel()
     try:

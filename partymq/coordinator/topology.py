@@ -4,7 +4,7 @@ from typing import Final
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
-from partymq.amqp.queues import arguments_of, declare_missing
+from partymq.amqp.queues import AWAY, arguments_of, declare_missing
 from partymq.config.group import CommonSettings
 from partymq.config.settings import GroupSettings
 from partymq.errors import BrokerError, ChannelClosed
@@ -36,10 +36,14 @@ async def prepare(connection: Connection, settings: GroupSettings) -> None:
     own, dead_letters = own_exchange(settings.name), dead_letter_queue(settings.name)
     await _declare_exchange(connection, settings.exchange)
     await _declare_exchange(connection, own)
-    await declare_missing(connection, dead_letters, arguments_of("classic"))
+    await declare_missing(connection, dead_letters, arguments_of(settings.state_queue_type))
     channel = await connection.open_channel()
     try:
         await channel.bind_queue(dead_letters, own, dead_letters)
+    except ChannelClosed as error:
+        if error.code != AWAY:
+            raise
+        _log.warning("until its node is back nothing can be rejected", queue=dead_letters, reason=error.text)
     finally:
         await channel.close()
     await prepare_source(connection, settings)
