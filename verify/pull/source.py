@@ -50,7 +50,11 @@ class SourcePublisher:
                 try:
                     exchange = await self._connected()
                     await asyncio.wait_for(exchange.publish(message, self._queue), _CONFIRMED_WITHIN)
-                except Exception as failure:  # whatever it may be: again
+                except (Exception, asyncio.CancelledError) as failure:  # whatever it may be: again
+                    task = asyncio.current_task()
+                    if task is not None and task.cancelling():
+                        raise
+                    # Else the client cancels what waits on a connection that it gives up.
                     print(f"{time.monotonic():.3f} {failure!r}", file=sys.stderr, flush=True)
                     self._exchange = None
                     await asyncio.sleep(_RETRY)
