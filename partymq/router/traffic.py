@@ -211,7 +211,8 @@ class Traffic:
     def _rearrange(self, changes: Mapping[int, tuple[Lane, bool]], now: float) -> None:
         """Give partitions these owners and locks, with what is held for them."""
         table = self.table
-        affected = {table.owners[partition] for partition in changes}
+        # No set: what is let go then goes in the same order each time, and schedules can be played again.
+        affected = {table.owners[partition]: None for partition in changes}
         held: list[Held] = []
         leftover: list[Held] = []
         for lane in affected:
@@ -220,7 +221,7 @@ class Traffic:
         for partition, (owner, locked) in changes.items():
             held += self._parked.pop(partition, ())
             table.assign(partition, owner, locked)
-            affected.add(owner)
+            affected[owner] = None
         self._put_back(held, leftover)
         for lane in affected:
             self.refill(lane, now)

@@ -267,6 +267,15 @@ def test_a_locked_partition_waits_while_its_leftover_goes_ahead() -> None:
     assert bench.bodies() == [("c", A)]
 
 
+def test_what_several_members_were_not_sent_goes_in_the_same_order_each_time() -> None:
+    for _ in range(20):
+        bench = Bench()
+        bench.core.traffic.assign({0: "a", 1: "b", 2: "c", 3: "d"}, True, 0.0)
+        bench.keyed(B2, A, B, A2)
+        bench.core.traffic.unlock(range(PARTITIONS), 0.0)
+        assert bench.bodies() == [("a", A), ("b", B), ("c", A2), ("d", B2)]
+
+
 def test_a_lock_without_a_new_owner_holds_and_lets_go() -> None:
     bench = Bench()
     bench.core.traffic.lock([0], 0.0)
