@@ -13,7 +13,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Returned, Span, body_of, properties_of, publish_frame, with_channel
 from partymq.amqp.publishing import Publishing
-from partymq.amqp.queues import look_at
+from partymq.amqp.queues import count_for_certain, look_at
 from partymq.client.failure import (
     ATTEMPTS_HEADER,
     ERROR_HEADER,
@@ -143,7 +143,7 @@ async def dead_letters(connection: Connection, group: str, limit: int = 20) -> l
     """
     channel = await connection.open_channel()
     try:
-        reader = await _Reader.start(channel, dead_letter_queue(group))
+        reader = await _Reader.start(connection, channel, dead_letter_queue(group))
         return [DeadLetter(place, raw) for place, (_, raw) in enumerate(await reader.next(limit), 1)]
     finally:
         await channel.close()
@@ -165,15 +165,14 @@ async def replay(
     """
     layout = await read_layout(connection, group)
     only = set(places) if places is not None else None
-    total = await count(connection, dead_letter_queue(group))
     channel = await connection.open_channel()
     publisher = await connection.open_channel()
     try:
         back = await _Republisher.start(connection, publisher, group, layout)
-        reader = await _Reader.start(channel, dead_letter_queue(group))
+        reader = await _Reader.start(connection, channel, dead_letter_queue(group))
         place = done = 0
-        while place < total:
-            batch = await reader.next(min(_WINDOW, total - place))
+        while place < reader.ready:
+            batch = await reader.next(min(_WINDOW, reader.ready - place))
             if not batch:
                 break  # As many are passed over as may be unacknowledged.
             wanted: list[tuple[int, Raw]] = []
@@ -252,22 +251,22 @@ def shown(key: bytes) -> str:
 
 
 class _Reader:
-    """Reads a queue that nobody else reads."""
+    """Reads a queue that nobody else reads. `ready`: how many messages it had in the beginning."""
 
     def __init__(self) -> None:
         self._got: list[tuple[int, Raw]] = []
         self._more = asyncio.Event()
         self._error: BrokerError | None = None
-        self._ready = 0
+        self.ready = 0
         self._read = 0
 
     @classmethod
-    async def start(cls, channel: Channel, queue: str) -> "_Reader":
+    async def start(cls, connection: Connection, channel: Channel, queue: str) -> "_Reader":
         reader = cls()
         channel.on_closed(reader._end)
         try:
-            reader._ready = (await channel.declare_queue(queue, passive=True)).messages
-            if reader._ready:
+            reader.ready = await count_for_certain(connection, queue)
+            if reader.ready:
                 await channel.qos(_PREFETCH)
                 await channel.consume(queue, reader._receive, exclusive=True)
         except ChannelClosed as error:
@@ -280,7 +279,7 @@ class _Reader:
     async def next(self, most: int) -> list[tuple[int, Raw]]:
         """So many more, or all that were there in the beginning; fewer where no more come in time. Raises
         BrokerError."""
-        wanted = min(most, self._ready - self._read)
+        wanted = min(most, self.ready - self._read)
         try:
             async with asyncio.timeout(_WITHIN):
                 while len(self._got) < wanted:

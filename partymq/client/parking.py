@@ -24,7 +24,7 @@ from pamqp.commands import Basic
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.content import Span
-from partymq.amqp.queues import declare_or_take
+from partymq.amqp.queues import declare_or_take, has_messages
 from partymq.client.failure import KEY_HEADER
 from partymq.client.message import Raw, RawCopy
 from partymq.client.outlet import Outlet
@@ -43,8 +43,6 @@ POLL_INTERVAL: Final = 1.0
 _LOOKS: Final = 40
 _BETWEEN_LOOKS: Final = 0.005
 """So often, and so many seconds apart, is it looked whether a queue's last consumer has gone."""
-_REACHED_WITHIN: Final = 10.0
-"""Seconds for a queue to have a leader."""
 _MOST: Final = 65_535
 """Messages that can be looked through: AMQP's largest prefetch."""
 _NEXT_WITHIN: Final = 5.0
@@ -258,7 +256,7 @@ async def _count(connection: Connection, channel: Channel, queue: str) -> int | 
 
     As long as an earlier consumer is on its way out, some are on their way back.
     """
-    some = await _has_some(connection, queue)
+    some = await has_messages(connection, queue)
     for _ in range(_LOOKS):
         state = await channel.declare_queue(queue, passive=True)
         if state.messages > _MOST:
@@ -267,31 +265,6 @@ async def _count(connection: Connection, channel: Channel, queue: str) -> int | 
             return state.messages
         await asyncio.sleep(_BETWEEN_LOOKS)
     return None
-
-
-async def _has_some(connection: Connection, queue: str) -> bool:
-    """Whether there are messages in a queue that nobody consumes, as its leader says. Raises CallTimeout.
-
-    A quorum queue answers with no messages and no consumers, too, while it has no leader or has not read its
-    log to the end. It takes a consumer only when it has, and its leader says from then on that there is one.
-    `basic.get` would be answered only then, too, but where there is no leader it closes the connection
-    (measured, RabbitMQ 3.10).
-    """
-    scout = await connection.open_channel()
-    came = asyncio.Event()
-    try:
-        async with asyncio.timeout(_REACHED_WITHIN):
-            await scout.qos(1)
-            await scout.consume(queue, lambda _buf, _spans: came.set())
-            while True:
-                found = await scout.declare_queue(queue, passive=True)
-                if found.consumers:
-                    return found.messages > 0 or came.is_set()
-                await asyncio.sleep(_BETWEEN_LOOKS)
-    except TimeoutError:
-        raise CallTimeout(f"{queue} was out of reach for {_REACHED_WITHIN:g} s") from None
-    finally:
-        await scout.close()
 
 
 async def _look_through(
