@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 
-def api(management_url: str, method: str, path: str, body: object = None, timeout: float = 20.0) -> Any:
+def api(management_url: str, method: str, path: str, body: object = None, timeout: float = 60.0) -> Any:
     """The decoded answer of `METHOD /api/PATH` (None when it is empty).
 
     Args:

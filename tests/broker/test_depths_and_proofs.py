@@ -116,7 +116,7 @@ class Consumer:
 @pytest.fixture
 async def setting(vhost: Vhost) -> AsyncIterator[Setting]:
     connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
-    async with Management(vhost.management_url, vhost.name) as management:
+    async with Management(vhost.management_url, vhost.name, timeout=60) as management:
         yield Setting(vhost, connection, management)
     await connection.close()
 
@@ -341,7 +341,7 @@ async def test_a_management_api_of_another_broker_is_no_proof_of_anything(
 ) -> None:
     other = new_vhost(node)
     connection = await connect(BrokerUrl.parse(vhost.amqp_url), name="test")
-    async with Management(vhost.management_url, other.name) as management:
+    async with Management(vhost.management_url, other.name, timeout=60) as management:
         setting = Setting(vhost, connection, management)
         await setting.queue(2)
         assert await setting.proofs.drained(DRAIN) == PutOff(1)
@@ -380,7 +380,7 @@ async def test_a_management_api_that_is_away_leaves_us_blind_not_dead(setting: S
 
 
 async def test_a_node_of_a_cluster_without_a_name_is_known_by_its_own(vhost: Vhost) -> None:
-    async with Management(vhost.management_url, vhost.name) as management:
+    async with Management(vhost.management_url, vhost.name, timeout=60) as management:
         node = vhost.node.name
         assert await management.has_node(node)
         assert await management.has_node(f"{node}.example.com")

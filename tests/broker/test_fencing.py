@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def file_of_the_page(name: str) -> str:
     return code
 
 
+def stands_still(pid: int) -> bool:
+    """Whether all threads of a process are stopped."""
+    with suppress(OSError):
+        return all(" T " in stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat"))
+    return False
+
+
 class Members:
     """Two processes of the page's consumer, and the accounts that they keep."""
 
@@ -84,7 +92,10 @@ class Members:
     def stop(self, number: int) -> None:
         """SIGSTOP, while it has not SQLite's only lock, for which all others would wait."""
         self.database.execute("BEGIN IMMEDIATE")
-        os.kill(self.processes[number].pid, signal.SIGSTOP)
+        pid = self.processes[number].pid
+        os.kill(pid, signal.SIGSTOP)
+        # One of its threads may be about to lock it, and stops a moment later.
+        self.until(lambda: stands_still(pid))
         self.database.execute("ROLLBACK")
 
     def go_on(self, number: int) -> None:

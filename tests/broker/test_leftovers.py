@@ -79,7 +79,7 @@ class Mover:
 @pytest.fixture
 async def mover(vhost: Vhost) -> AsyncIterator[Mover]:
     url = BrokerUrl.parse(vhost.amqp_url)
-    async with Management(vhost.management_url, vhost.name) as management, asyncio.timeout(150):
+    async with Management(vhost.management_url, vhost.name, timeout=60) as management, asyncio.timeout(150):
         connection, eyes = await connect(url, name="mover"), await connect(url, name="eyes")
         yield Mover(vhost, connection, eyes, management)
         await connection.close()
