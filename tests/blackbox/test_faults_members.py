@@ -66,8 +66,12 @@ def test_a_member_that_consumes_no_more_while_its_heartbeats_go_on(served, crowd
     pods = [crowd.join(f"pod-{number}", "--work-ms=5") for number in range(2)]
     with crowd.flow(300):
         crowd.more(50, pods[0])
-        pods[0].signal(signal.SIGUSR1)
-        until(lambda: is_set_aside(served, "pod-0", "no consumer"), what="set aside")
+
+        def is_missed():
+            pods[0].signal(signal.SIGUSR1)  # until it is, it does not begin again
+            return is_set_aside(served, "pod-0", "no consumer")
+
+        until(is_missed, what="set aside")
         crowd.more(100, pods[1])
         crowd.more(50, pods[0])
         assert served.member("pod-0")["incarnation"] == 1
