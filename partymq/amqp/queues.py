@@ -2,7 +2,6 @@
 of one when it is declared."""
 
 import asyncio
-from contextlib import suppress
 from typing import Any, Final
 
 from partymq.amqp.channel import Channel
@@ -14,9 +13,10 @@ _NOT_FOUND: Final = 404
 _PRECONDITION_FAILED: Final = 406
 AWAY: Final = 506
 """Code of a classic queue that is there, but whose node is away."""
-_BETWEEN_LOOKS: Final = 0.005
+_LOOKS: Final = 200
+_BETWEEN_LOOKS: Final = 0.01
 _REACHED_WITHIN: Final = 10.0
-"""Seconds for a queue to have a leader, and between two looks whether it has."""
+"""Looks at a queue, seconds between two, and for it to have a leader."""
 _DELIVERY_LIMIT: Final = 1_000_000
 """RabbitMQ 4 drops a message of a quorum queue after 20 deliveries by default, and every end of a consumer
 counts as a delivery of what was unacked; and with a limit, what is given back keeps its place."""
@@ -48,8 +48,7 @@ async def look_at(connection: Connection, queue: str) -> QueueInfo | None:
 
 
 async def has_messages(connection: Connection, queue: str) -> bool:
-    """Whether there are messages in a queue that nobody consumes, as its leader says. Raises
-    BrokerError.
+    """Whether there are messages in a queue that nobody consumes, as its leader says. Raises BrokerError.
 
     A quorum queue answers with no messages and no consumers, too, while it has no leader or has not read its
     log to the end. It takes a consumer only when it has, and its leader says from then on that there is one.
@@ -75,17 +74,18 @@ async def has_messages(connection: Connection, queue: str) -> bool:
 
 async def count_for_certain(connection: Connection, queue: str) -> int:
     """The messages in a queue that nobody consumes: none only where its leader says so, or where there is no
-    such queue. Raises BrokerError."""
-    found = await look_at(connection, queue)
-    if found is None or found.messages or found.consumers:
-        return found.messages if found is not None else 0
-    if not await has_messages(connection, queue):
-        return 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_REACHED_WITHIN):
-            while found is not None and (found.consumers or not found.messages):  # ours, on its way out
-                await asyncio.sleep(_BETWEEN_LOOKS)
-                found = await look_at(connection, queue)
+    such queue. Who consumes it has two seconds to go; what he has is not counted then. Raises BrokerError."""
+    some, found = True, None
+    for _ in range(_LOOKS):
+        found = await look_at(connection, queue)
+        if found is None:
+            return 0
+        if found.consumers:
+            await asyncio.sleep(_BETWEEN_LOOKS)
+        elif found.messages or not some:
+            return found.messages
+        else:
+            some = await has_messages(connection, queue)
     return found.messages if found is not None else 0
 
 
