@@ -30,7 +30,7 @@ from partymq.client.message import Raw, RawCopy
 from partymq.client.outlet import Outlet
 from partymq.client.ownership import Owned, Places
 from partymq.coordinator.layout_store import read_layout
-from partymq.errors import BrokerError, CallTimeout, ChannelClosed
+from partymq.errors import CallTimeout, ChannelClosed
 from partymq.group.key import HeaderKey
 from partymq.group.names import looked_through, parked_queue, release_queue
 from partymq.group.partitioner import partition_of
@@ -44,7 +44,7 @@ _LOOKS: Final = 40
 _BETWEEN_LOOKS: Final = 0.005
 """So often, and so many seconds apart, is it looked whether a queue's last consumer has gone."""
 _MOST: Final = 65_535
-"""Messages that can be looked through: AMQP's largest prefetch."""
+"""Messages that one consumer can have at a time: AMQP's largest prefetch."""
 _NEXT_WITHIN: Final = 5.0
 """Seconds in which the next messages of a queue have to come."""
 _MOST_LOOKS: Final = 6
@@ -259,8 +259,6 @@ async def _count(connection: Connection, channel: Channel, queue: str) -> int | 
     some = await has_messages(connection, queue)
     for _ in range(_LOOKS):
         state = await channel.declare_queue(queue, passive=True)
-        if state.messages > _MOST:
-            raise BrokerError(f"{queue} has {state.messages} messages; {_MOST} can be looked through")
         if not state.consumers and (state.messages or not some):
             return state.messages
         await asyncio.sleep(_BETWEEN_LOOKS)
@@ -289,7 +287,8 @@ async def _look_through(
 
     # Said, because quorum queues take no limit for one of 2,000 (measured, RabbitMQ 3.10).
     await channel.qos(_MOST)
-    await channel.consume(queue, receive)
+    for _ in range(0, expected, _MOST):
+        await channel.consume(queue, receive)
     while missing > 0:
         news.clear()
         try:

@@ -9,6 +9,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection, connect
 from partymq.amqp.content import add_headers, encode_content, publish_frame
 from partymq.amqp.url import BrokerUrl
+from partymq.client import parking
 from partymq.client.deadletters import parked_keys, replay
 from partymq.client.failure import KEY_HEADER
 from partymq.client.lanes import Lanes
@@ -34,7 +35,12 @@ _LOOKS = 8
 
 
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
-async def test_a_queue_is_seen_whole_by_all_who_look_through_it(vhost: Vhost, queue_type: str) -> None:
+@pytest.mark.parametrize("at_a_time", [65_535, 150])
+async def test_a_queue_is_seen_whole_by_all_who_look_through_it(
+    vhost: Vhost, queue_type: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it has more messages than a consumer can have."""
+    monkeypatch.setattr(parking, "_MOST", at_a_time)
     url = BrokerUrl.parse(vhost.amqp_url)
     connections = [await connect(url, name=f"one of three: {number}") for number in range(3)]
     channel = await connections[0].open_channel()
