@@ -25,6 +25,8 @@ _READ: Final = 2.0
 """Seconds between two looks into the group's settings."""
 _LOOK: Final = 0.25
 """Seconds between two looks at what is to be empty."""
+_AT_ONCE: Final = 500
+"""Queues that are looked at at the same time: each takes a channel."""
 _ON_ITS_WAY: Final = 2.0
 """Seconds after the last binding has gone in which what was routed before may still arrive in a queue."""
 
@@ -118,7 +120,7 @@ class Resize:
         emptied = {one for one in self._coordinator.emptied if state.partitions[one].owner is None}
         for number in self._vacancies.keys() - emptied:
             await self._vacancies.pop(number).close()
-        for number in sorted(emptied):
+        for number in sorted(emptied)[: min(_AT_ONCE, self._connection.channel_max // 2)]:
             await self._look_at(number, layout)
 
     async def _layout(self) -> GroupLayout:

@@ -33,6 +33,7 @@ class Broker:
         """Questions that are not answered."""
         self.consumed: Callable[[bytes, list[Any]], None] | None = None
         self.error: BrokerError | None = None
+        self.channel_max = 2047
         self.now = 0.0
 
     async def open_channel(self) -> "Broker":
@@ -138,6 +139,26 @@ async def test_a_channel_that_ends_is_another_beginning(broker: Broker, vacancy:
     assert await vacancy.look() is None
     broker.error, broker.gone = None, True
     assert await vacancy.look() is True
+
+
+async def test_a_resize_leaves_channels_for_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands of partitions not all are looked at at the same time."""
+    broker = Broker()
+    broker.channel_max = 10
+    state = GroupState.new(8)
+    state.resize(9, 1)
+    coordinator = Coordinator(state, Timing(10.0, 10.0))
+    for number in range(8):
+        coordinator.handle(ev.Idle(number), 0.0)
+    looked: set[str] = set()
+
+    async def look(self: Vacancy) -> None:
+        looked.add(self._queue)
+
+    monkeypatch.setattr(Vacancy, "look", look)
+    resize = Resize("g", cast("Connection", broker), coordinator, [].append, lambda: 0.0)
+    await resize._look(GroupLayout(8).resized(9))
+    assert len(looked) == 5
 
 
 async def test_a_resize_waits_while_a_queue_cannot_be_reached_and_the_term_goes_on(
