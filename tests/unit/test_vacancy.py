@@ -156,7 +156,7 @@ async def test_a_resize_leaves_channels_for_all_else(monkeypatch: pytest.MonkeyP
         looked.add(self._queue)
 
     monkeypatch.setattr(Vacancy, "look", look)
-    resize = Resize("g", cast("Connection", broker), coordinator, [].append, lambda: 0.0)
+    resize = Resize("g", cast("Connection", broker), coordinator, list[ev.Event]().append, lambda: 0.0)
     await resize._look(GroupLayout(8).resized(9))
     assert len(looked) == 5
 
