@@ -17,7 +17,8 @@ import asyncio
 import random
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
-from typing import Final
+from operator import itemgetter
+from typing import Final, TypeVar
 
 from pamqp.commands import Basic
 
@@ -35,6 +36,8 @@ from partymq.group.key import HeaderKey
 from partymq.group.names import looked_through, parked_queue, release_queue
 from partymq.group.partitioner import partition_of
 from partymq.router.contents import PARTITION_HEADER
+
+_ReadT = TypeVar("_ReadT")
 
 SEQUENCE_HEADER: Final = "x-partymq-sequence"
 POLL_INTERVAL: Final = 1.0
@@ -89,20 +92,22 @@ class Parking:
         mine = {owned.number: owned.id for owned in partitions}
         placed = await places(await self._all_keys()) if places is not None else None
 
-        def number_of(raw: Raw) -> int:
-            key = header(raw, KEY_HEADER)
-            if total is not None and key is not None:
+        def number_of(raw: Raw, key: bytes) -> int:
+            if total is not None:
                 return partition_of(key, total)
-            if placed is not None and key is not None:
+            if placed is not None:
                 return placed.get(key, -1)
             text = header(raw, PARTITION_HEADER)
             return int(text) if text is not None and text.isdigit() else -1
 
-        for raw in await self._found(lambda raw: number_of(raw) in mine):
+        def read(raw: Raw) -> tuple[bytes, int, int] | None:
             key = header(raw, KEY_HEADER)
-            if key is not None:
-                self._next = max(self._next, sequence(raw) + 1)
-                self._note(key, mine[number_of(raw)])
+            identity = mine.get(number_of(raw, key)) if key is not None else None
+            return (key, identity, sequence(raw)) if key is not None and identity is not None else None
+
+        for (key, identity, number), _ in await self._found(read):
+            self._next = max(self._next, number + 1)
+            self._note(key, identity)
 
     def forget(self, partitions: Collection[int]) -> None:
         """These partitions are not ours any more."""
@@ -119,8 +124,10 @@ class Parking:
 
     async def parked(self, key: bytes) -> list[Raw]:
         """The parked messages of a key, in order. Raises BrokerError."""
-        found = await self._found(lambda raw: header(raw, KEY_HEADER) == key)
-        return sorted(found, key=sequence)
+        found = await self._found(
+            lambda raw: sequence(raw) if header(raw, KEY_HEADER) == key else None, keep=True
+        )
+        return [raw for _, raw in sorted(found, key=itemgetter(0)) if raw is not None]
 
     async def remove(self, key: bytes, handled: Collection[Raw], *, all_of_it: bool) -> None:
         """Removes messages of a key that were handled; the key is parked no more where that was
@@ -158,25 +165,31 @@ class Parking:
 
     async def _all_keys(self) -> set[bytes]:
         """Those of all parked messages."""
-        keys: set[bytes] = set()
+        return {key for key, _ in await self._found(lambda raw: header(raw, KEY_HEADER))}
 
-        def note(raw: Raw) -> bool:
-            key = header(raw, KEY_HEADER)
-            if key is not None:
-                keys.add(key)
-            return False
+    async def _found(
+        self, read: Callable[[Raw], _ReadT | None], *, keep: bool = False
+    ) -> list[tuple[_ReadT, Raw | None]]:
+        """What is read of each parked message, where that is not None, and with `keep` the message: what two
+        looks in turn agree on, as one may miss some while others are being parked.
 
-        await self._found(note)
-        return keys
-
-    async def _found(self, wanted: Callable[[Raw], bool]) -> list[Raw]:
-        """The parked messages that are wanted: what two looks in turn agree on, as one may miss some while
-        others are being parked."""
-        found: list[Raw] = []
+        Read as they come: there may be hundreds of thousands, and the event loop is not to stand still.
+        """
+        before: set[_ReadT] = set()
         for look in range(_MOST_LOOKS):
-            before, found = found, await sift(self._connection, parked_queue(self._group), wanted)
-            if look and _places(found) == _places(before):
+            found: list[tuple[_ReadT, Raw | None]] = []
+
+            def note(raw: Raw, found: list[tuple[_ReadT, Raw | None]] = found) -> bool:
+                what = read(raw)
+                if what is not None:
+                    found.append((what, raw if keep else None))
+                return False
+
+            await sift(self._connection, parked_queue(self._group), note)
+            seen = {what for what, _ in found}
+            if look and seen == before:
                 break
+            before = seen
         return found
 
     def _note(self, key: bytes, partition: int) -> None:
@@ -318,10 +331,6 @@ def _finder(name: str) -> Callable[[bytes, int, int, bytes], bytes | None]:
 def as_bytes(key: str | bytes) -> bytes:
     """A key as it is in messages."""
     return key.encode(errors="surrogateescape") if isinstance(key, str) else key
-
-
-def _places(found: list[Raw]) -> set[tuple[bytes | None, int]]:
-    return {(header(raw, KEY_HEADER), sequence(raw)) for raw in found}
 
 
 def sequence(raw: Raw) -> int:
