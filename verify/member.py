@@ -11,6 +11,7 @@ SIGUSR2   hang in the next message for a while; all heartbeats go on
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -86,10 +87,13 @@ class Member:
             self.notes.write("C")
             if self.options.rebinds:
                 self.is_member = False
+            if self.forgotten.is_set():
+                return False
             channel = self.join(connection) if not self.is_member else self.consume(connection)
             return self.work(connection, channel)
         finally:
             if self.forgotten.is_set():
+                self.let_fall(connection)
                 self.is_member = False
                 self.forgotten.clear()
             if connection.is_open:
@@ -142,6 +146,7 @@ class Member:
             if os.getppid() != self.parent:
                 sys.exit(1)
             if self.pause_until > time.monotonic():
+                self.let_fall(connection)
                 channel.close()  # what is unacked goes back in order
                 self.wait(connection, self.pause_until - time.monotonic())
                 channel = self.consume(connection)
@@ -156,6 +161,14 @@ class Member:
             if time.monotonic() - self.busy_at > _QUIET:
                 return True
         return False
+
+    def let_fall(self, connection: Any) -> None:
+        """Take what has been received, unhandled, before a channel is closed.
+
+        pika rejects what it has not handed over by then, and a quorum queue puts that at its end.
+        """
+        with contextlib.suppress(pika.exceptions.AMQPError):
+            connection.process_data_events(0.1)
 
     def wait(self, connection: Any, seconds: float) -> None:
         ends = time.monotonic() + seconds
