@@ -13,6 +13,8 @@ _NOT_FOUND: Final = 404
 _PRECONDITION_FAILED: Final = 406
 AWAY: Final = 506
 """Code of a classic queue that is there, but whose node is away."""
+_ALL: Final = 65_535
+"""AMQP's largest prefetch."""
 _LOOKS: Final = 200
 _BETWEEN_LOOKS: Final = 0.01
 _REACHED_WITHIN: Final = 10.0
@@ -47,19 +49,22 @@ async def look_at(connection: Connection, queue: str) -> QueueInfo | None:
         await channel.close()
 
 
-async def has_messages(connection: Connection, queue: str) -> bool:
+async def has_messages(connection: Connection, queue: str, prefetch: int = 1) -> bool:
     """Whether there are messages in a queue that nobody consumes, as its leader says. Raises BrokerError.
 
     A quorum queue answers with no messages and no consumers, too, while it has no leader or has not read its
     log to the end. It takes a consumer only when it has, and its leader says from then on that there is one.
     `basic.get` would be answered only then, too, but where there is no leader it closes the connection
     (measured, RabbitMQ 3.10).
+
+    `prefetch`: as many messages are taken, and given back: fewer than were given back before come behind the
+    rest of these.
     """
     scout = await connection.open_channel()
     came = asyncio.Event()
     try:
         async with asyncio.timeout(_REACHED_WITHIN):
-            await scout.qos(1)
+            await scout.qos(prefetch)
             await scout.consume(queue, lambda _buf, _spans: came.set())
             while True:
                 found = await scout.declare_queue(queue, passive=True)
@@ -85,7 +90,7 @@ async def count_for_certain(connection: Connection, queue: str) -> int:
         elif found.messages or not some:
             return found.messages
         else:
-            some = await has_messages(connection, queue)
+            some = await has_messages(connection, queue, _ALL)
     return found.messages if found is not None else 0
 
 

@@ -137,7 +137,8 @@ class Resize:
         vacancy = self._vacancies.get(number)
         if vacancy is None:
             queue = before.queue(self._group, number)
-            vacancy = self._vacancies[number] = Vacancy(self._connection, queue, self._clock)
+            vacancy = Vacancy(self._connection, queue, before.prefetch_of_one, self._clock)
+            self._vacancies[number] = vacancy
         empty = await vacancy.look()
         if empty is not None:
             del self._vacancies[number]

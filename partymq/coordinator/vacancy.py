@@ -26,12 +26,15 @@ class Vacancy:
 
     Args:
         queue: a single-active-consumer queue.
+        prefetch: messages that its consumers take. As many are taken here, if there are any: they are given
+            back in order, where less of what others have given back would come behind the rest of that.
         clock: monotonic seconds.
     """
 
-    def __init__(self, connection: Connection, queue: str, clock: Callable[[], float]) -> None:
+    def __init__(self, connection: Connection, queue: str, prefetch: int, clock: Callable[[], float]) -> None:
         self._connection = connection
         self._queue = queue
+        self._prefetch = prefetch
         self._clock = clock
         self._channel: Channel | None = None
         self._since: float | None = None
@@ -92,7 +95,7 @@ class Vacancy:
     async def _consume(self) -> None:
         channel = await self._connection.open_channel()
         try:
-            await channel.qos(1)
+            await channel.qos(self._prefetch)
             await channel.consume(self._queue, self._receive, on_cancel=channel.shut)
         except BaseException:
             channel.shut()

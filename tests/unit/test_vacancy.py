@@ -82,7 +82,7 @@ def broker() -> Broker:
 
 @pytest.fixture
 def vacancy(broker: Broker) -> Vacancy:
-    return Vacancy(cast("Connection", broker), "q", lambda: broker.now)
+    return Vacancy(cast("Connection", broker), "q", 100, lambda: broker.now)
 
 
 async def test_a_queue_is_empty_of_which_its_leader_says_so(broker: Broker, vacancy: Vacancy) -> None:
