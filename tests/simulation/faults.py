@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from partymq.group import events as ev
+from tests.saved_state import decode_state
 from tests.simulation.instance import Instance
 from tests.simulation.pod import Pod
 
@@ -89,7 +90,7 @@ class Faults:
             lambda: pod().hang(rng.choice((0.3, 1.0, 3.0, 8.0))),
             lambda: pod().pause_consuming(rng.choice((0.3, 1.0, 4.0))),
             lambda: pod().delete_queue(rng.choice((0.5, 2.0))),
-            lambda: pod().unbind_queue(rng.choice((0.5, 2.0))),
+            self._unbind_queue,
         ]
 
     def _stormy(self) -> list[Action]:
@@ -136,6 +137,15 @@ class Faults:
         pod = self._some_pod()
         if self.schedule.kind != "blind" or pod.ready:  # else it would not consume what is on its way to it
             pod.leave()
+
+    def _unbind_queue(self) -> None:
+        """Not one with messages that nobody but its member has heard of: bound no more, it can't be found."""
+        pod, duration = self._some_pod(), self.rng.choice((0.5, 2.0))
+        member = decode_state(self.schedule.election.saved).members.get(pod.name)
+        known = member is not None and member.queue == pod.queue
+        seen = self.broker.look(pod.queue or "")
+        if known or not seen.ready + seen.unacked:
+            pod.unbind_queue(duration)
 
     def _restart_pod(self) -> None:
         pod = self._some_pod()
