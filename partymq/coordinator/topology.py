@@ -53,7 +53,11 @@ async def prepare_source(connection: Connection, settings: CommonSettings) -> No
     """Declare and bind the source where the settings say so; see `prepare`. Raises BrokerError."""
     if not settings.declares_source:
         return
-    await declare_missing(connection, settings.source_queue, arguments_of(settings.source_queue_type))
+    arguments = arguments_of(settings.source_queue_type)
+    if settings.source_queue_type == "quorum":
+        # Else a router whose node has died stays its consumer until that node is back.
+        arguments |= {"x-single-active-consumer": True}
+    await declare_missing(connection, settings.source_queue, arguments)
     if settings.source_exchange is None:
         return
     channel = await connection.open_channel()

@@ -40,6 +40,9 @@ _HELD: Final = "held"
 _BLOCKED_TIMEOUT: Final = 1.0
 """Seconds for confirms while the broker takes no publishes."""
 
+_ELECTION: Final = 5.0
+"""Seconds in which a quorum queue of a cluster has a leader again."""
+
 _LOOK: Final = 0.5
 """Seconds between two looks for messages held for too long."""
 
@@ -125,6 +128,7 @@ class Session:
                 settings.prefetch,
                 self._delivered,
                 lambda: self.fail(f"source queue {settings.source_queue!r} was deleted"),
+                doubt=_ELECTION if len(self._url.nodes()) > 1 else 0.0,
             )
         except ChannelClosed as error:
             raise BrokerError(_explained(f"source queue {settings.source_queue!r}", error)) from error

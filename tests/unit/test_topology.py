@@ -1,6 +1,6 @@
 """What stands in the broker is taken as it is, also while it is out of reach."""
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -38,9 +38,9 @@ class Broker:
     async def close(self) -> None: ...
 
 
-async def prepared(code: int, **settings: str) -> list[tuple[str, object]]:
+async def prepared(code: int, **settings: Any) -> list[tuple[str, object]]:
     broker = Broker(code)
-    await prepare(cast("Connection", broker), GroupSettings("g", source_queue="source", **settings))  # type: ignore[arg-type]
+    await prepare(cast("Connection", broker), GroupSettings("g", source_queue="source", **settings))
     return broker.declared
 
 
@@ -59,3 +59,15 @@ async def test_the_dead_letter_queue_is_of_the_type_of_the_groups_state() -> Non
 async def test_other_refusals_are_told() -> None:
     with pytest.raises(ChannelClosed):
         await prepared(403)
+
+
+async def test_a_quorum_source_of_ours_has_a_single_active_consumer() -> None:
+    """The consumer of a router whose node has died then does not keep the next one out."""
+    wanted = {"source_declare": True, "source_queue_type": "quorum"}
+    arguments = dict(await prepared(404, **wanted))["source"]
+    assert arguments == {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": 1_000_000,
+        "x-single-active-consumer": True,
+    }
+    assert dict(await prepared(404, source_declare=True))["source"] == {"x-queue-type": "classic"}
