@@ -56,7 +56,7 @@ source_queue = "s.alone"
 source_queue = "s.priority"
 """
 # A member that dies in the moment of the takeover is missed only when its heartbeats are.
-HEARTBEAT = 'heartbeat = { check_interval = "250ms", expires_after = "8s" }'
+HEARTBEAT = 'heartbeat = { check_interval = "250ms", expires_after = "15s" }'
 NAMES = [line[8:-1] for line in GROUPS.splitlines() if line.startswith("[groups.")]
 ARGUMENTS = {
     "quorum": {"x-queue-type": "quorum"},
