@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from partymq.amqp.content import Returned
+from partymq.amqp.queues import look_at
 from partymq.client.sending import Sender
 from partymq.coordinator.resize import Resize
 from partymq.group import events as ev
@@ -74,7 +75,7 @@ class RetiresWhatIsConsumed(Resize):
 
 
 class LooksTooSoon(Resize):
-    """Does not wait for what is on its way, and looks once."""
+    """Does not wait for what is on its way, and looks once, from outside."""
 
     async def _step(self) -> None:
         await super()._step()
@@ -82,8 +83,10 @@ class LooksTooSoon(Resize):
             self._unbound_at = -1e9
 
     async def _look_at(self, number: int, layout: GroupLayout) -> None:
-        self._empty_since.setdefault(number, -1e9)
-        await super()._look_at(number, layout)
+        before = layout.before()
+        found = await look_at(self._connection, before.queue(self._group, number)) if before else None
+        if found is None or not (found.messages or found.consumers):
+            self._happened(ev.Retired(number))
 
 
 class UnbindsNothing(Resize):

@@ -28,13 +28,14 @@ class Wire:
     """The face of a connection. Whoever has it says `lost` when the client hears that it is gone.
 
     Attributes:
-        blocked, error, frame_max, username: see `partymq.amqp.connection.Connection`.
+        blocked, error, channel_max, frame_max, username: see `partymq.amqp.connection.Connection`.
     """
 
     blocked: str | None = None
     write_buffer_full = False
     frame_max = 131_072
     username = "guest"
+    channel_max = 2_047
 
     def __init__(self, loop: Loop, connection: Connection) -> None:
         self.loop = loop
