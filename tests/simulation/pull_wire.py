@@ -294,6 +294,8 @@ class WireChannel:
             exclusive = bool(options.get("exclusive"))
             if any(one.exclusive for one in found.consumers) or (exclusive and found.consumers):
                 raise ChannelClosed(_REFUSED, f"ACCESS_REFUSED - queue '{queue}' in exclusive use")
+            if not self._channel.open:
+                raise ChannelClosed(_NOT_FOUND, "the last things that a connection does that breaks")
             consumer = self._broker.consume(
                 self._channel, queue, _ENDLESS, delivered, lambda: None, exclusive=exclusive
             )
