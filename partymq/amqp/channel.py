@@ -133,8 +133,10 @@ class Channel(Topology):
 
         Raises ProtocolError where its properties can't be decoded (it stays unacknowledged then).
         """
-        got = await self._get(queue, no_ack, timeout)
-        return content.decode(got.buf, got.span) if got is not None else None
+        late = None if no_ack else self._unwanted_message
+        method = make(Basic.Get, queue=queue, no_ack=no_ack)
+        got = await self._ask(method, (codec.Got, Basic.GetEmpty), timeout, late)
+        return content.decode(got.buf, got.span) if isinstance(got, codec.Got) else None
 
     def ack(self, tag: int, multiple: bool = False) -> None:
         """Acknowledges a delivery, or all up to it."""
@@ -352,12 +354,6 @@ class Channel(Topology):
         except asyncio.CancelledError:
             call.give_up()
             raise
-
-    async def _get(self, queue: str, no_ack: bool, timeout: float) -> codec.Got | None:
-        late = None if no_ack else self._unwanted_message
-        method = make(Basic.Get, queue=queue, no_ack=no_ack)
-        got = await self._ask(method, (codec.Got, Basic.GetEmpty), timeout, late)
-        return got if isinstance(got, codec.Got) else None
 
     def _cancelled(self, frame: Basic.Cancel) -> None:
         tag = frame.consumer_tag or ""

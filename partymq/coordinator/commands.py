@@ -54,7 +54,6 @@ _LOCKED: Final = 405
 _RETRY: Final = 0.1
 _SHORTEST: Final = 0.01
 """Seconds for which nothing is sent again."""
-_FIRST: Final = asyncio.FIRST_COMPLETED
 
 _log = get_logger(__name__)
 
@@ -196,7 +195,9 @@ class CommandClient:
                 closed = asyncio.ensure_future(voice.wait_closed())
                 waiting: set[asyncio.Future[Any]] = {answer, closed}
                 try:
-                    await asyncio.wait(waiting, timeout=min(left, patience), return_when=_FIRST)
+                    await asyncio.wait(
+                        waiting, timeout=min(left, patience), return_when=asyncio.FIRST_COMPLETED
+                    )
                 finally:
                     closed.cancel()
                 if answer.done():
@@ -205,7 +206,7 @@ class CommandClient:
                     break
                 if voice.error is not None:
                     if not isinstance(voice.error, Nacked):
-                        raise _lost(voice.error) from voice.error
+                        raise _lost(voice.error)
                     await asyncio.wait([answer], timeout=_RETRY)
         finally:
             del self._waiting[request_id]
@@ -250,9 +251,7 @@ class CommandClient:
             self._fail(_taking_nothing(reason))
 
     def _closed(self, error: BrokerError) -> None:
-        lost = _lost(error)
-        lost.__cause__ = error
-        self._fail(lost)
+        self._fail(_lost(error))
 
     def _fail(self, error: PartyMQError) -> None:
         for answer in self._waiting.values():
@@ -289,7 +288,9 @@ async def _declare(
 
 
 def _lost(error: BrokerError) -> ConnectionLost:
-    return ConnectionLost(f"{error}; try again")
+    lost = ConnectionLost(f"{error}; try again")
+    lost.__cause__ = error
+    return lost
 
 
 def _taking_nothing(reason: str) -> NoCoordinator:

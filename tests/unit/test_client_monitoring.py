@@ -12,24 +12,8 @@ import pytest
 from partymq.client import monitoring
 from partymq.client.consumer import Consumer
 from partymq.client.monitoring import Monitor
-from partymq.client.ownership import Owner
 from partymq.errors import ConfigError
-
-
-class Alone:
-    """An ownership of nothing."""
-
-    joined = False
-    coordinates = True
-
-    def __init__(self) -> None:
-        self._leaving = asyncio.Event()
-
-    async def run(self, owner: Owner) -> None:
-        await self._leaving.wait()
-
-    def leave(self) -> None:
-        self._leaving.set()
+from tests.unit.owns_nothing import OwnsNothing
 
 
 def get(monitor: Monitor, path: str) -> tuple[int, str]:
@@ -49,7 +33,7 @@ async def handle(message: Any) -> None: ...
 
 
 async def test_ready_is_who_is_a_member_and_metrics_say_what_it_does() -> None:
-    alone = Alone()
+    alone = OwnsNothing(coordinates=True)
     consumer = Consumer("amqp://localhost", group="orders", ownership=alone)
     consumer.handler(handle)
     with Monitor(consumer, 0, "127.0.0.1") as monitor:
@@ -78,7 +62,7 @@ def test_a_loop_that_a_handler_blocks_is_not_alive(monkeypatch: pytest.MonkeyPat
     answers: list[tuple[int, str]] = []
 
     async def main() -> None:
-        consumer = Consumer("amqp://localhost", group="orders", ownership=Alone())
+        consumer = Consumer("amqp://localhost", group="orders", ownership=OwnsNothing(coordinates=True))
         consumer.handler(handle)
         with Monitor(consumer, 0, "127.0.0.1") as monitor:
             async with consumer:
@@ -101,7 +85,7 @@ def _first(monitor: Monitor, told: Callable[[tuple[int, str]], None]) -> None:
 
 def test_a_port_that_is_taken_is_said() -> None:
     async def main() -> None:
-        consumer = Consumer("amqp://localhost", group="orders", ownership=Alone())
+        consumer = Consumer("amqp://localhost", group="orders", ownership=OwnsNothing(coordinates=True))
         with Monitor(consumer, 0, "127.0.0.1") as monitor, pytest.raises(ConfigError, match="take another"):
             Monitor(consumer, monitor.port, "127.0.0.1")
 

@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from partymq import Consumer, Message
-from partymq.client.ownership import Owner
+from tests.unit.owns_nothing import OwnsNothing
 
 
 @pytest.fixture
@@ -41,23 +41,8 @@ def test_in_another_thread_than_the_main_one_it_says_what_to_call(consumer: Cons
     assert consumer.loop is None
 
 
-class Idle:
-    """An `Ownership` that owns nothing, and does nothing until it is to leave."""
-
-    joined = coordinates = False
-
-    def __init__(self) -> None:
-        self._leaving = asyncio.Event()
-
-    async def run(self, owner: Owner) -> None:
-        await self._leaving.wait()
-
-    def leave(self) -> None:
-        self._leaving.set()
-
-
 def test_it_can_be_stopped_in_another_thread_while_its_loop_sleeps() -> None:
-    consumer = Consumer("amqp://localhost", ownership=Idle())
+    consumer = Consumer("amqp://localhost", ownership=OwnsNothing())
 
     async def handle(message: Message) -> None: ...
 
